@@ -1,0 +1,3 @@
+"""Plugins that every test of this repository may use."""
+
+pytest_plugins = ["pytester"]
