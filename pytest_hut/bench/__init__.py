@@ -1,0 +1,1 @@
+"""What hardware there is: `slots.toml` as typed models. Data only, no I/O on boards."""
