@@ -1,0 +1,1 @@
+"""A byte stream with modem lines: a local tty or any pyserial URL. One owner; survives re-enumeration."""

@@ -1,0 +1,12 @@
+"""The one place that decides what carries a slot's line."""
+
+from __future__ import annotations
+
+from pytest_hut.link.base import Link
+from pytest_hut.link.tty import TtyLink
+from pytest_hut.link.url import UrlLink
+
+
+def link_for(port: str, baudrate: int) -> Link:
+    """Return the (still closed) link for a device path or a pyserial URL."""
+    return UrlLink(port, baudrate) if "://" in port else TtyLink(port, baudrate)
