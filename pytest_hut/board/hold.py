@@ -1,0 +1,94 @@
+"""Hold a slot: lock it, give it its power back if somebody left it off, open its port, listen; and all of it back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.board.console import Console
+from pytest_hut.board.progress import Progress
+from pytest_hut.board.raw_log import RawLog
+from pytest_hut.board.reader import PortReader
+from pytest_hut.board.slot import HutSlot
+from pytest_hut.errors import RelayError
+from pytest_hut.events.journal import Journal
+from pytest_hut.events.types import Event, SlotLeased, SlotReleased
+from pytest_hut.lease.lockfile import LockFile
+from pytest_hut.link.open import link_for
+from pytest_hut.power.open import relay_for
+from pytest_hut.power.relay import PowerResult, Relay
+
+__tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
+
+
+@contextlib.contextmanager
+def hold_slot(
+    slot: Slot,
+    bench: Bench,
+    *,
+    job: str,
+    lock_timeout_s: float,
+    journal: Journal,
+    console_log: Path,
+    progress: Progress,
+) -> Iterator[HutSlot]:
+    """Hold `slot` while inside. Whatever happens inside, the board ends powered on and the lock is free.
+
+    Raises:
+        SlotBusy: somebody else holds it for longer than `lock_timeout_s` seconds.
+        PortError: its port is not there or not usable.
+        ConfigError: the credentials of its relay are unusable.
+    """
+    if slot.port is None:
+        raise ValueError(f"{slot.id} is virtual and its virtual board was not started")
+    start = time.monotonic()
+    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line):
+        journal.append(
+            SlotLeased(
+                slot=slot.id,
+                lock=str(slot.lock),
+                waited_s=round(time.monotonic() - start, 3),
+                pid=os.getpid(),
+                port=slot.port,
+                chip=slot.chip,
+                virtual=slot.virtual,
+            )
+        )
+        with _powered(slot, bench, journal.append) as relay:
+            link = link_for(slot.port, slot.console_baud)
+            raw_log = RawLog(console_log)
+            reader = PortReader(link, raw_log, slot.id, journal.append)
+            try:
+                link.open(slot.port_timeout_s)
+                reader.start()
+                yield HutSlot(slot, link, reader, Console(link, reader, console_log), relay, journal.append, progress)
+            finally:
+                reader.stop()
+                link.close()
+                raw_log.close()
+        journal.append(SlotReleased(slot=slot.id))
+
+
+@contextlib.contextmanager
+def _powered(slot: Slot, bench: Bench, emit: Callable[[Event], None]) -> Iterator[Relay]:
+    relay = relay_for(slot, bench, emit)
+    try:
+        _require_power(slot, relay.restore("an earlier holder ended while the power was off"))
+        yield relay
+    finally:
+        try:
+            _require_power(slot, relay.restore("the power was still off when the slot was given back"))
+        finally:
+            relay.close()
+
+
+def _require_power(slot: Slot, restored: PowerResult | None) -> None:
+    if restored is not None and not restored.ok:
+        raise RelayError(
+            f"THE BOARD OF {slot.id} IS OFF and could not be switched on ({restored.status}: {restored.reason}); "
+            f"switch {restored.entity} on by hand"
+        )

@@ -1,0 +1,273 @@
+"""The board of a held slot: what a test gets to hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from pytest_hut.bench.models import Slot
+from pytest_hut.board.bootlog_model import Boot
+from pytest_hut.board.console import Console
+from pytest_hut.board.flasher import ChipFacts, FlashOutcome, flash_images, identify
+from pytest_hut.board.progress import Progress
+from pytest_hut.board.reader import PortReader
+from pytest_hut.board.reset import reset_to_app
+from pytest_hut.errors import FlashError, HutError, PortError, RelayError
+from pytest_hut.events.types import BoardIdentified, BoardReset, Booted, Event, FlashFailed, FlashFinished
+from pytest_hut.firmware.identity import FirmwareIdentity, describe
+from pytest_hut.firmware.imageset import ImageSet
+from pytest_hut.link.base import Link
+from pytest_hut.power.relay import Relay
+
+__tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
+
+FLASH_TRIES = 3
+
+CYCLE_AFTER_FAILURES = 2
+"""After so many failed tries the board is power-cycled before the next one."""
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """The firmware that is proved to be on a slot's board."""
+
+    identity: FirmwareIdentity
+    flash: FlashFinished
+    """How it got there, or how it is known to have been there already."""
+
+    @property
+    def version(self) -> str | None:
+        """Version of the application that boots, as it prints it; None when the images do not say."""
+        return self.identity.version
+
+    @property
+    def elf_sha256(self) -> str | None:
+        """Hex SHA-256 of the ELF file of the application that boots; None when the images do not say."""
+        return self.identity.elf_sha256
+
+
+class HutSlot:
+    """A slot whose lock is held and whose port is open.
+
+    Used from one thread; the console is read by another one all the time.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        link: Link,
+        reader: PortReader,
+        console: Console,
+        power: Relay,
+        emit: Callable[[Event], None],
+        progress: Progress,
+    ) -> None:
+        self.config = slot
+        """The slot as slots.toml describes it."""
+        self.console = console
+        self.power = power
+        self.firmware: Firmware | None = None
+        """What the last flash proved to be on the board; None when nothing is known."""
+        self.facts: ChipFacts | None = None
+        """What the chip's loader said about itself; None until a flash or `identify` asked it."""
+        self._link = link
+        self._reader = reader
+        self._emit = emit
+        self._progress = progress
+        self._banner_proves: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The slot's id, e.g. `hut-01`."""
+        return self.config.id
+
+    @property
+    def chip(self) -> str:
+        """esptool's name of the chip, as configured."""
+        return self.config.chip
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What this board can do, as configured."""
+        return frozenset(self.config.features)
+
+    def reset(self) -> None:
+        """Restart the board through EN. Raises PortError when the port has no reset lines or is away."""
+        self._need_port()
+        reset_to_app(self._link, self.config.reset, self.console.mark_reset)
+        self._emit(BoardReset(slot=self.id))
+
+    def boot(self, timeout: float = 10.0) -> Boot:
+        """Restart the board through EN and follow it until its application runs.
+
+        Raises what `Console.expect_boot` raises.
+        """
+        self.reset()
+        return self.expect_boot(timeout)
+
+    def cold_boot(self, timeout: float = 10.0, off_s: float | None = None) -> Boot:
+        """Cycle the board's power and follow it until its application runs.
+
+        Where the USB adapter hangs on the switched supply, the first lines are lost while it comes back; so there the
+        board is restarted through EN once the port is back, which the chip cannot tell from power coming.
+
+        Raises:
+            RelayError: the power cycle failed.
+            HutError: what `Console.expect_boot` raises.
+        """
+        self._need_port()
+        result = self.power.cycle(off_s=off_s, on_s=0.0, while_off=self.console.mark_reset)
+        if not result.ok:
+            raise RelayError(f"power cycle of {self.id}: {result.status}: {result.reason}")
+        if self.config.adapter == "bus-powered":
+            self.wait_for_port()
+            self.reset()
+        return self.expect_boot(timeout)
+
+    def expect_boot(self, timeout: float = 10.0) -> Boot:
+        """Like `Console.expect_boot`, and the boot is recorded, good or bad."""
+        try:
+            boot = self.console.expect_boot(timeout)
+        except HutError as error:
+            self._emit(self._booted(self.console.latest_boot(), str(error).splitlines()[0]))
+            raise
+        self._emit(self._booted(boot, None))
+        digits = (boot.elf_sha256 or "").strip("0")  # All zero: the build did not fill it in, and it proves nothing.
+        if digits and self.firmware and (self.firmware.elf_sha256 or "").startswith(boot.elf_sha256 or ""):
+            self._banner_proves = self.firmware.identity.content_sha256
+        else:
+            self._banner_proves = None
+        return boot
+
+    def wait_for_port(self) -> None:
+        """Wait until the port is back after power came. Raises PortError after the slot's `port_timeout_s`."""
+        deadline = time.monotonic() + self.config.port_timeout_s
+        heard = self._reader.heard
+        with heard.changed:
+            while heard.lost_s is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._reader.port_error()
+                heard.changed.wait(left)
+
+    def identify(self) -> ChipFacts:
+        """Ask the chip's loader who it is; the board is in its loader afterwards. Raises FlashError."""
+        self._need_port()
+        self._reader.pause()
+        try:
+            facts = identify(self._link, self.config.reset, self.chip, self.config.flash_baud)
+        finally:
+            self._reader.resume()
+        self._know(facts)
+        return facts
+
+    def flash(self, images: ImageSet) -> Firmware:
+        """Make the board hold `images`; what is proved to be there is not written again. The board is then restarted.
+
+        Raises:
+            FirmwareError: the images do not fit this slot.
+            FlashError: all tries failed.
+        """
+        identity = describe(images)
+        if self.firmware and self._banner_proves == identity.content_sha256:
+            finished = replace(
+                self.firmware.flash,
+                written=False,
+                proof="ELF SHA-256 in the boot banner",
+                bytes_written=0,
+                attempts=0,
+                seconds=0.0,
+                slot=self.id,
+            )
+            self._emit(finished)
+            self.firmware = Firmware(identity, finished)
+            return self.firmware
+        start = time.monotonic()
+        self.firmware = self._banner_proves = None
+        for attempt in range(1, FLASH_TRIES + 1):
+            try:
+                self._need_port()
+                outcome = self._flash_once(images)
+            except (FlashError, PortError) as error:
+                self._emit(
+                    FlashFailed(slot=self.id, firmware=images.source, attempt=attempt, step="flash", reason=str(error))
+                )
+                self._progress.line(f"flash try {attempt} of {FLASH_TRIES} failed: {error}")
+                if attempt == FLASH_TRIES:
+                    self._give_up(error)
+                if attempt >= CYCLE_AFTER_FAILURES:
+                    self._cycle_to_recover()
+            else:
+                return self._flashed(images, identity, outcome, attempt, time.monotonic() - start)
+        raise AssertionError("the last try either returned or raised")
+
+    def _flash_once(self, images: ImageSet) -> FlashOutcome:
+        self._reader.pause()
+        try:
+            return flash_images(
+                self._link, self.config.reset, self.chip, self.config.flash_baud, images, self._progress
+            )
+        finally:
+            self._reader.resume()
+
+    def _flashed(
+        self, images: ImageSet, identity: FirmwareIdentity, outcome: FlashOutcome, attempt: int, seconds: float
+    ) -> Firmware:
+        self._know(outcome.facts)
+        finished = FlashFinished(
+            slot=self.id,
+            firmware=images.source,
+            content_sha256=identity.content_sha256,
+            app_version=identity.version,
+            elf_sha256=identity.elf_sha256,
+            written=bool(outcome.written),
+            proof="MD5 computed by the chip",
+            image_bytes=images.size,
+            bytes_written=outcome.bytes_written,
+            baud=outcome.baud,
+            attempts=attempt,
+            seconds=round(seconds, 3),
+        )
+        self._emit(finished)
+        self.firmware = Firmware(identity, finished)
+        verb = f"wrote {outcome.bytes_written // 1024} KiB" if outcome.written else "already on the board"
+        self._progress.line(f"{images.source} {identity.version or ''}: {verb}, verified, {seconds:.1f} s")
+        self.reset()
+        return self.firmware
+
+    def _know(self, facts: ChipFacts) -> None:
+        if facts != self.facts:
+            self.facts = facts
+            self._emit(
+                BoardIdentified(
+                    slot=self.id, chip=facts.chip, revision=facts.revision, mac=facts.mac, flash_size=facts.flash_size
+                )
+            )
+
+    def _cycle_to_recover(self) -> None:
+        result = self.power.cycle()
+        self._progress.line(f"power cycle before the next flash try: {result.status} {result.reason}".rstrip())
+
+    def _give_up(self, error: HutError) -> NoReturn:
+        raise FlashError(f"{self.id} could not be flashed in {FLASH_TRIES} tries; the last one: {error}") from error
+
+    def _need_port(self) -> None:
+        self.wait_for_port()
+
+    def _booted(self, boot: Boot | None, failure: str | None) -> Booted:
+        if boot is None:
+            boot = Boot(number=0)
+        seconds = boot.app_s - boot.reset_s if boot.app_s is not None and boot.reset_s is not None else None
+        return Booted(
+            slot=self.id,
+            reset_reason=boot.reset_reason,
+            boot_mode=boot.boot_mode_text,
+            bootloader_version=boot.bootloader_version,
+            partition=boot.partition,
+            app_version=boot.app_version,
+            elf_sha256=boot.elf_sha256,
+            seconds_to_app=round(seconds, 3) if seconds is not None else None,
+            failure=failure,
+        )
