@@ -1,0 +1,1 @@
+"""The agreed JSON documents as models."""

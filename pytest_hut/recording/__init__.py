@@ -1,0 +1,1 @@
+"""From events to evidence files and reports; reads journals, touches no board."""

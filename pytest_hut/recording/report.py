@@ -1,0 +1,181 @@
+"""The ws2 report of a session, as a function of the journals in its folder."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from pytest_hut.contracts.report import (
+    Executor,
+    FirmwareRecord,
+    FlashRecord,
+    PowerCycleRecord,
+    RecoveryRecord,
+    Report,
+    SlotRecord,
+    TestRecord,
+    dump_report,
+)
+from pytest_hut.events import types as ev
+from pytest_hut.events.journal import read_journal
+from pytest_hut.recording.job import SESSION_JOURNAL, Job
+
+FAILURES = ("failed", "error", "crashed")
+
+
+def build_report(job: Job) -> Report:
+    """Read every journal of the job and say what happened.
+
+    Works on what is there: a session that was killed has no `SessionFinished`, and its report says so.
+    """
+    session = list(read_journal(job.path / SESSION_JOURNAL))
+    started = next((event for event in session if isinstance(event, ev.SessionStarted)), None)
+    finished = next((event for event in session if isinstance(event, ev.SessionFinished)), None)
+    slot_events = {
+        folder.name: [event for path in sorted(folder.glob("events_*.jsonl")) for event in read_journal(path)]
+        for folder in sorted(job.path.iterdir())
+        if folder.is_dir()
+    }
+    names = started.slots if started else sorted(slot_events)
+    slots = [_slot_record(name, slot_events.get(name, ())) for name in names]
+    tests = [_test_record(event) for event in session if isinstance(event, ev.TestFinished)]
+    times = [event.utc for events in (session, *slot_events.values()) for event in events] or [ev.utc_now()]
+    start, end = min(times), max(times)
+    if finished is None:
+        status, exit_code = "failed", -1
+    else:
+        exit_code = finished.exit_code
+        status = "cancelled" if finished.interrupted else "success" if exit_code == 0 else "failed"
+    summary = _summary(tests, finished)
+    return Report(
+        job_id=job.job_id,
+        agent_role="runner",
+        status=status,  # type: ignore[arg-type]
+        start_utc=_whole_seconds(start),
+        end_utc=_whole_seconds(end),
+        duration_sec=round(_seconds_between(start, end), 3),
+        exit_code=exit_code,
+        lock_key=started.lock_key if started else "none",
+        human_summary=summary,
+        executor=Executor(hostname=socket.gethostname(), user=getpass.getuser()),
+        commit_sha=job.commit_sha,
+        artifact_paths=_artifacts(job),
+        next_action=_next_action(status, tests, slots),
+        lane=job.lane,  # type: ignore[arg-type]
+        slots=slots,
+        tests=tests,
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report so that `path` is at every moment either absent, the old one, or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(dump_report(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _slot_record(name: str, events: Iterable[ev.Event]) -> SlotRecord:
+    record = SlotRecord(slot=name)
+    for event in events:
+        match event:
+            case ev.SlotLeased():
+                record.port, record.chip, record.virtual = event.port, event.chip, event.virtual
+                record.lock = event.lock
+                record.lock_waited_sec = round(record.lock_waited_sec + event.waited_s, 3)
+            case ev.BoardIdentified():
+                record.chip, record.mac = event.chip, event.mac
+            case ev.FlashFinished():
+                record.firmware = FirmwareRecord(
+                    source=event.firmware,
+                    content_sha256=event.content_sha256,
+                    app_version=event.app_version,
+                    elf_sha256=event.elf_sha256,
+                )
+                record.flashes.append(FlashRecord.model_validate(_known(event, FlashRecord)))
+            case ev.FlashFailed():
+                record.failed_flash_attempts += 1
+            case ev.Booted():
+                record.boots += 1
+            case ev.FirmwareCrashed():
+                record.crashes += 1
+            case ev.PowerCycled():
+                record.power_cycles += 1
+                record.power_cycle_results.append(PowerCycleRecord.model_validate(_known(event, PowerCycleRecord)))
+            case ev.Recovered():
+                record.recovery_events.append(RecoveryRecord.model_validate(_known(event, RecoveryRecord)))
+    return record
+
+
+def _known(event: ev.Event, model: type[FlashRecord | PowerCycleRecord | RecoveryRecord]) -> dict[str, object]:
+    return {key: value for key, value in asdict(event).items() if key in model.model_fields}
+
+
+def _test_record(event: ev.TestFinished) -> TestRecord:
+    return TestRecord(
+        node_id=event.node_id,
+        hw_id=event.hw_id,
+        slot=event.slot or None,
+        outcome=event.outcome,  # type: ignore[arg-type]
+        kind=event.kind,  # type: ignore[arg-type]
+        duration_sec=round(event.duration_s, 3),
+        message=event.message,
+        evidence=event.evidence,
+    )
+
+
+def _summary(tests: list[TestRecord], finished: ev.SessionFinished | None) -> str:
+    counts: Counter[str] = Counter(test.outcome for test in tests)
+    words = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", *FAILURES, "skipped") if counts[outcome])
+    words = words or "no test ran"
+    bad = [test for test in tests if test.outcome in FAILURES]
+    if bad:
+        first = bad[0]
+        where = f" on {first.slot}" if first.slot else ""
+        whose = " (infrastructure)" if first.kind == "infrastructure" else ""
+        words += f"{where}: {first.hw_id or first.node_id}{whose}: {first.message}"
+    if finished is None:
+        return f"The session was killed before it could finish; until then: {words}"
+    if finished.interrupted:
+        return f"Interrupted ({finished.reason or 'by hand'}) after {words}"
+    if finished.reason and not bad:
+        return f"{words}; {finished.reason}"
+    return words
+
+
+def _next_action(status: str, tests: list[TestRecord], slots: list[SlotRecord]) -> str:
+    for slot in slots:
+        for cycle in slot.power_cycle_results[-1:]:
+            if cycle.status != "ok":
+                return f"Look at the relay of {slot.slot}: {cycle.reason}"
+    kinds = {test.kind for test in tests if test.outcome in FAILURES}
+    if "infrastructure" in kinds:
+        return "Look at the bench first (port, relay, cabling), then run again: the firmware was not judged."
+    if "product" in kinds:
+        return "Read the console log of the failed test; the firmware misbehaved."
+    if status == "cancelled":
+        return "Run again when it suits; the boards are free."
+    if status == "success":
+        return "Nothing to do."
+    return "Read the session's output; it ended without a verdict."
+
+
+def _artifacts(job: Job) -> list[str]:
+    here = Path.cwd()
+    files = sorted(path for path in job.path.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in files]
+
+
+def _whole_seconds(utc: str) -> str:
+    return utc[:19] + "Z"
+
+
+def _seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
