@@ -1,8 +1,7 @@
-"""Find and read `slots.toml`; every mistake in it becomes one sentence that names file, key, value and fix."""
+"""Read `slots.toml`; every mistake in it becomes one sentence that names file, key, value and fix."""
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,41 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pytest_hut.bench.models import Bench, Slot, check_slot_id
+from pytest_hut.bench.ids import check_slot_id
+from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.errors import ConfigError
-
-ENVIRONMENT_VARIABLE = "HUT_CONFIG"
-
-
-def user_config_dir() -> Path:
-    """Return the suite's folder below the user's configuration folder (XDG base directories)."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path("~/.config").expanduser()) / "hut"
-
-
-def user_state_dir() -> Path:
-    """Return the suite's folder below the user's state folder (XDG base directories)."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path("~/.local/state").expanduser()) / "hut"
-
-
-def find_config(option: str | None, folder: Path) -> Path | None:
-    """Return the configuration file to read, or None if there is none.
-
-    Looked at in order: `option` (`--hut-config`), the environment's HUT_CONFIG, `slots.toml` in `folder`, in the
-    user's configuration folder, `/etc/hut/slots.toml`. The first two name one file, so it has to exist.
-
-    Raises:
-        ConfigError: a file that was named does not exist.
-    """
-    for source, named in (("--hut-config", option), (ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE))):
-        if named:
-            path = Path(named).expanduser()
-            if not path.is_file():
-                raise ConfigError(f"{source} names {path}, but there is no such file; copy slots.example.toml there")
-            return path
-    candidates = (folder / "slots.toml", user_config_dir() / "slots.toml", Path("/etc/hut/slots.toml"))
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def load_bench(path: Path) -> Bench:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pytest_hut.bench.ids import check_slot_id, default_lock_path
 from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
 
 CHIPS = (
@@ -25,27 +26,6 @@ CHIPS = (
 """Chips a slot may name: those that esptool can flash and that boot through the ESP-IDF bootloader."""
 
 VIRTUAL_CHIPS = ("esp32", "esp32s3", "esp32c3", "esp32c6")
-
-LOCK_FOLDER = Path("/var/lock")
-
-SLOT_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-
-
-def check_slot_id(slot_id: str) -> str:
-    """Return `slot_id` if it is a plain name, else raise ValueError.
-
-    It becomes part of file names (lock, evidence), so it must not be able to leave a folder.
-    """
-    if not SLOT_ID_PATTERN.fullmatch(slot_id):
-        raise ValueError(
-            "a slot id is 1 to 32 of the characters a-z, 0-9, - and _, beginning with a letter or digit, e.g. hut-01"
-        )
-    return slot_id
-
-
-def default_lock_path(slot_id: str) -> Path:
-    """Return the lock path that all tools of the bench agree on: `hut-01` has the id `01`, so `hut-01.lock`."""
-    return LOCK_FOLDER / f"hut-{check_slot_id(slot_id).removeprefix('hut-')}.lock"
 
 
 def _check_port(port: str) -> str:

@@ -1,0 +1,34 @@
+"""The command line options, all in one place."""
+
+from __future__ import annotations
+
+import pytest
+
+LANES = ("upstream", "local-hil")
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add them to pytest's parser."""
+    group = parser.getgroup("hut", "hardware under test (pytest-hut)")
+    option = group.addoption
+    option("--hut-slots", metavar="ID,ID", default="", help="slots to use, e.g. hut-01,hut-02; worker k gets the k-th")
+    option("--hut-virtual", action="store_true", help="every slot named is a virtual one: no hardware is touched")
+    option("--hut-config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
+    option("--hut-firmware", metavar="PATH", help="firmware that flashed_firmware puts on the boards")
+    option("--hut-report", metavar="FILE", help="also write the ws2 report here")
+    option("--hut-evidence", metavar="DIR", help="make the job's folder below this one (default: build/hut)")
+    option(
+        "--hut-lock-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=600.0,
+        help="how long to wait for a slot that somebody else holds (default: 600)",
+    )
+    option("--hut-job-id", metavar="ID", help="the job this session belongs to (default: made from the time)")
+    option("--hut-lane", choices=LANES, default="local-hil", help="the lane named in the report (default: local-hil)")
+
+
+def asked_slots(config: pytest.Config) -> list[str]:
+    """Return the slot ids of `--hut-slots`, in order."""
+    text: str = config.getoption("hut_slots", "") or ""
+    return [word.strip() for word in text.split(",") if word.strip()]

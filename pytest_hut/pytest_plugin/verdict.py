@@ -1,0 +1,58 @@
+"""Whose fault a failure is, and how it is shown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+Kind = Literal["product", "infrastructure"]
+
+EXIT_INFRASTRUCTURE = 10
+"""Exit status of a session in which tests failed, but only because of the bench."""
+
+PHASES = ("setup", "call", "teardown")
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Return whose fault it is; what is not an infrastructure error is the product's."""
+    from pytest_hut.errors import ConfigError, InfrastructureError
+
+    return "infrastructure" if isinstance(error, (InfrastructureError, ConfigError)) else "product"
+
+
+def notes_on(report: pytest.TestReport) -> dict[str, Any]:
+    """Return our notes on a report: a plain mapping, which xdist carries from worker to controller."""
+    notes: dict[str, Any] = vars(report).setdefault("hut", {})
+    return notes
+
+
+def annotate(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> None:
+    """Note on a failed report whose fault it is; trouble of the bench is told in a sentence, without a traceback."""
+    if not report.failed or call.excinfo is None:
+        return
+    error = call.excinfo.value
+    kind = kind_of(error)
+    notes = notes_on(report)
+    notes["kind"] = kind
+    notes["message"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if kind == "infrastructure":
+        report.longrepr = f"infrastructure: {error}"
+
+
+def kind_on(report: pytest.TestReport) -> Kind | None:
+    """Return the kind that `annotate` noted, also on a report that came from a worker."""
+    if report.failed and report.when not in PHASES:
+        return "infrastructure"  # What xdist reports for a worker that died.
+    kind: Kind | None = notes_on(report).get("kind")
+    return kind
+
+
+def message_on(report: pytest.TestReport) -> str:
+    """Return one line that says why the report failed, was skipped, or nothing."""
+    noted: str | None = notes_on(report).get("message")
+    if noted is not None:
+        return noted
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return str(report.longrepr).strip().splitlines()[-1] if report.failed and report.longrepr else ""
