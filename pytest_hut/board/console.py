@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from pexpect.spawnbase import SpawnBase
 
 from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.reader import Heard, PortReader
-from pytest_hut.errors import BootFailure, ExpectTimeout, NoSignOfLife, PortError
+from pytest_hut.errors import BootFailure, BootLoop, ExpectTimeout, NoSignOfLife, PortError
 from pytest_hut.link.base import Link
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
@@ -25,6 +25,16 @@ QUIET_S = 1.5
 
 LOST_PORT_GRACE_S = 1.5
 """A port that comes back within this time ends no wait."""
+
+SEARCH_BACK = 1 << 20
+"""How far back, in characters, a regular expression is searched for when more text comes.
+
+More is more than any crash report or core dump is long. Were all of it searched each time, waiting in a flood of output
+would take ever longer, and keep the reader from reading meanwhile.
+"""
+
+PIECE = SEARCH_BACK // 4
+"""Most bytes taken at a time; less than `SEARCH_BACK`, so that nothing is passed over."""
 
 Pattern = str | re.Pattern[str] | type[pexpect.TIMEOUT]
 
@@ -45,6 +55,7 @@ class Console:
         self._tolerant = False
         self._marked_s = time.monotonic()
         self._boots_before = 0
+        """Number of the last boot that is judged already."""
         self._reset_s: float | None = None
         self._search = _Search(self, 0)
 
@@ -88,7 +99,7 @@ class Console:
             FirmwareCrash, BootFailure, BootLoop: the firmware cannot print it any more.
             PortError: the port went away and did not come back.
         """
-        return self._wait(pattern, timeout, lambda: self._search.expect(_as_list(pattern), timeout))
+        return self._wait(pattern, timeout, lambda: self._search.expect(_as_list(pattern), timeout, SEARCH_BACK))
 
     def expect_exact(self, text: str | Sequence[str], timeout: float = 10.0) -> int:
         """Like `expect` for plain strings; faster, and nothing needs escaping."""
@@ -115,7 +126,8 @@ class Console:
     def expect_boot(self, timeout: float = 10.0) -> Boot:
         """Wait until the board has booted since the last mark, and return what it said about itself.
 
-        A boot is complete when the application runs and its banner is in (see `BootComplete`).
+        A boot is complete when the application runs and its banner is in (see `BootComplete`). It is returned once:
+        the next call waits for the next boot.
 
         Raises:
             BootFailure: it did not get there within `timeout` seconds, or said that it cannot.
@@ -129,7 +141,8 @@ class Console:
             while True:
                 boots = [boot for boot in heard.log.boots if boot.number > self._boots_before]
                 complete = next((boot for boot in boots if boot.complete), None)
-                if complete is not None and (heard.fault is None or _later(heard.fault_s, complete)):
+                if complete is not None and not self._fault_before(complete):
+                    self._boots_before = complete.number
                     return complete
                 self._raise_if_over()
                 silent_until = self._silent_until()
@@ -143,17 +156,30 @@ class Console:
                     raise BootFailure(_how_far(boots[-1] if boots else None, timeout) + self._tail())
                 heard.changed.wait(self._wait_s(min(deadline, silent_until), now))
 
-    def expect_no_crash(self, seconds: float) -> None:
-        """Listen for `seconds` and return if the firmware neither crashed nor restarted for want of health.
+    def expect_to_stay_up(self, seconds: float) -> None:
+        """Listen for `seconds` and return if the firmware neither crashed nor restarted.
 
-        Raises what `expect` raises, except that running out of time is what is wanted.
+        Raises:
+            BootLoop: the chip started anew.
+            FirmwareCrash, PortError: as `expect`.
         """
         deadline = time.monotonic() + seconds
         with self._heard.changed:
-            while (left := deadline - time.monotonic()) > 0:
+            up = self._heard.log.current
+            while True:
                 self._raise_if_over()
+                boot = self._heard.log.current
+                if up is not None and boot is not None and boot is not up:
+                    raise BootLoop(
+                        f"the board did not stay up: it restarted by itself ({boot.reset_reason or 'reason unknown'})"
+                        f"{self._tail()}"
+                    )
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    if self._heard.lost_s is not None:
+                        raise self._lost()
+                    return
                 self._heard.changed.wait(left)
-            self._raise_if_over()
 
     @contextlib.contextmanager
     def tolerating_faults(self) -> Iterator[None]:
@@ -166,6 +192,14 @@ class Console:
                 self._heard.fault = None
             self._tolerant = False
 
+    def follow(self, receiver: Callable[[bytes], object]) -> None:
+        """From now on hand every piece that arrives to `receiver` as well; it is called from the reader's thread.
+
+        It must neither wait nor call this console.
+        """
+        with self._heard.changed:
+            self._heard.followers.append(receiver)
+
     def latest_boot(self) -> Boot | None:
         """Return the last boot that began since the mark, however far it got."""
         with self._heard.changed:
@@ -177,8 +211,11 @@ class Console:
         with self._heard.changed:
             return self._heard.window.read(0).decode(errors="replace")
 
-    def next_bytes(self, offset: int, timeout: float | None) -> bytes:
-        """Return what came behind `offset`, waiting for it; b"" when `timeout` seconds are over. For `_Search`."""
+    def next_bytes(self, offset: int, timeout: float | None) -> tuple[bytes, int]:
+        """Return what came behind `offset`, and the offset of its end; waits for it, b"" when `timeout` is over.
+
+        At most `PIECE` bytes. For `_Search`.
+        """
         deadline = None if timeout is None else time.monotonic() + max(0.0, timeout)
         heard = self._heard
         with heard.changed:
@@ -186,9 +223,11 @@ class Console:
                 self._raise_if_over()
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
-                    return b""
+                    return b"", offset
                 heard.changed.wait(self._wait_s(deadline, now))
-            return heard.window.read(offset)
+            start = max(offset, heard.window.start)
+            data = heard.window.read(start, PIECE)
+            return data, start + len(data)
 
     def _wait(self, pattern: Any, timeout: float, search: Any) -> int:
         try:
@@ -203,6 +242,10 @@ class Console:
             raise heard.fault
         if heard.lost_s is not None and time.monotonic() - heard.lost_s >= LOST_PORT_GRACE_S:
             raise self._lost()
+
+    def _fault_before(self, boot: Boot) -> bool:
+        heard = self._heard
+        return heard.fault is not None and not self._tolerant and heard.fault_s <= (boot.complete_s or 0.0)
 
     def _lost(self) -> PortError:
         return self._reader.port_error()
@@ -247,19 +290,14 @@ class _Search(_TextSpawn):
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:
         """Return new text; the name is pexpect's, it does wait."""
         del size
-        data = self._console.next_bytes(self._offset, timeout)
+        data, self._offset = self._console.next_bytes(self._offset, timeout)
         if not data:
             raise pexpect.TIMEOUT("no more output")
-        self._offset += len(data)
         return self._utf8.decode(data)
 
 
 def _as_list(pattern: Pattern | Sequence[Pattern]) -> list[Any]:
     return [pattern] if isinstance(pattern, (str, re.Pattern, type)) else list(pattern)
-
-
-def _later(fault_s: float, boot: Boot) -> bool:
-    return boot.complete_s is not None and fault_s > boot.complete_s
 
 
 def _how_far(boot: Boot | None, timeout: float) -> str:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import serial
-
 from pytest_hut.board.lent_port import LentPort
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.reset import reset_to_loader
 from pytest_hut.errors import FlashError, HutError
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
 from pytest_hut.link.base import Link
+from pytest_hut.link.tty import TROUBLE
 
 ROM_BAUD = 115200
 """What every ROM loader understands before the rate is raised."""
@@ -159,11 +158,11 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int) -> Iterator[Lo
         if isinstance(error, FlashError) and not str(error).startswith(port.step):
             raise FlashError(f"{port.step} failed: {error}") from None
         raise
-    except (RuntimeError, OSError, serial.SerialException, ValueError) as error:
+    except (RuntimeError, ValueError, *TROUBLE) as error:
         # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
         raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
     finally:
-        with contextlib.suppress(OSError, serial.SerialException):
+        with contextlib.suppress(*TROUBLE):
             link.port.timeout = timeout
             link.baudrate = console_baud
 

@@ -43,34 +43,55 @@ def hold_slot(
         PortError: its port is not there or not usable.
         ConfigError: the credentials of its relay are unusable.
     """
+    start = time.monotonic()
+    with (
+        LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line),
+        hold_locked_slot(
+            slot,
+            bench,
+            waited_s=time.monotonic() - start,
+            journal=journal,
+            console_log=console_log,
+            progress=progress,
+        ) as held,
+    ):
+        yield held
+
+
+@contextlib.contextmanager
+def hold_locked_slot(
+    slot: Slot, bench: Bench, *, waited_s: float, journal: Journal, console_log: Path, progress: Progress
+) -> Iterator[HutSlot]:
+    """The part of `hold_slot` behind the lock, for a caller who took it (after `waited_s` seconds) and keeps it.
+
+    Raises PortError and ConfigError as `hold_slot`.
+    """
     if slot.port is None:
         raise ValueError(f"{slot.id} is virtual and its virtual board was not started")
-    start = time.monotonic()
-    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line):
-        journal.append(
-            SlotLeased(
-                slot=slot.id,
-                lock=str(slot.lock),
-                waited_s=round(time.monotonic() - start, 3),
-                pid=os.getpid(),
-                port=slot.port,
-                chip=slot.chip,
-                virtual=slot.virtual,
-            )
+    journal.append(
+        SlotLeased(
+            slot=slot.id,
+            lock=str(slot.lock),
+            waited_s=round(waited_s, 3),
+            pid=os.getpid(),
+            port=slot.port,
+            chip=slot.chip,
+            virtual=slot.virtual,
         )
-        with _powered(slot, bench, journal.append) as relay:
-            link = link_for(slot.port, slot.console_baud)
-            raw_log = RawLog(console_log)
-            reader = PortReader(link, raw_log, slot.id, journal.append)
-            try:
-                link.open(slot.port_timeout_s)
-                reader.start()
-                yield HutSlot(slot, link, reader, Console(link, reader, console_log), relay, journal.append, progress)
-            finally:
-                reader.stop()
-                link.close()
-                raw_log.close()
-        journal.append(SlotReleased(slot=slot.id))
+    )
+    with _powered(slot, bench, journal.append) as relay:
+        link = link_for(slot.port, slot.console_baud)
+        raw_log = RawLog(console_log)
+        reader = PortReader(link, raw_log, slot.id, journal.append)
+        try:
+            link.open(slot.port_timeout_s)
+            reader.start()
+            yield HutSlot(slot, link, reader, Console(link, reader, console_log), relay, journal.append, progress)
+        finally:
+            reader.stop()
+            link.close()
+            raw_log.close()
+    journal.append(SlotReleased(slot=slot.id))
 
 
 @contextlib.contextmanager

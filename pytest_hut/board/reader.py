@@ -42,6 +42,8 @@ class Heard:
     lost_reason: str = ""
     quiet_reads: int = 0
     """How often the reader found nothing more to read after it was interrupted."""
+    followers: list[Callable[[bytes], object]] = field(default_factory=list)
+    """Who gets every piece as it arrives, from the reader's thread."""
 
 
 class PortReader:
@@ -143,6 +145,8 @@ class PortReader:
         with heard.changed:
             heard.window.append(data)
             heard.last_byte_s = now
+            for follower in heard.followers:
+                follower(data)
             news = heard.log.feed(data, now)
             for event in news:
                 if heard.fault is None:

@@ -86,7 +86,8 @@ class HutSlot:
     @property
     def chip(self) -> str:
         """esptool's name of the chip, as configured."""
-        return self.config.chip
+        chip: str = self.config.chip
+        return chip
 
     @property
     def features(self) -> frozenset[str]:

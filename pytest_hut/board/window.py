@@ -14,6 +14,11 @@ class StreamWindow:
         self._start = 0
 
     @property
+    def start(self) -> int:
+        """Offset of the oldest byte kept."""
+        return self._start
+
+    @property
     def end(self) -> int:
         """Offset behind the last byte."""
         return self._start + len(self._data)
@@ -30,6 +35,7 @@ class StreamWindow:
         del self._data[:count]
         self._start += count
 
-    def read(self, start: int) -> bytes:
-        """Return everything from `start` (or from the oldest byte kept) to the end."""
-        return bytes(self._data[max(0, start - self._start) :])
+    def read(self, start: int, most: int | None = None) -> bytes:
+        """Return what is kept from `start` on, up to the end or up to `most` bytes of it."""
+        first = max(0, start - self._start)
+        return bytes(self._data[first : None if most is None else first + most])

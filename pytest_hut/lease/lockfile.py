@@ -7,7 +7,6 @@ and may be stale; only the lock itself counts.
 from __future__ import annotations
 
 import errno
-import getpass
 import json
 import os
 import socket
@@ -23,6 +22,7 @@ from typing import Any
 from filelock import lock_descriptor, unlock_descriptor
 
 from pytest_hut.errors import InfrastructureError, SlotBusy
+from pytest_hut.host import user_name
 
 POLL_S = 0.05
 """The kernel has no flock with a time-out, so waiting means asking again."""
@@ -140,7 +140,7 @@ class LockFile:
     def _write_holder(self) -> None:
         holder = Holder(
             pid=os.getpid(),
-            user=getpass.getuser(),
+            user=user_name(),
             host=socket.gethostname(),
             job=self._job,
             since_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

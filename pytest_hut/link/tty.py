@@ -24,6 +24,9 @@ WRITE_TIMEOUT_S = 10.0
 BUSY_GRACE_S = 3.0
 """Services that probe new serial devices hold them for a moment; whoever holds one longer means it."""
 
+TROUBLE = (serial.SerialException, OSError, termios.error)
+"""What using a device may raise; termios.error, of a device that goes away in mid-call, is no OSError."""
+
 IN_USE = "is in use by another program; close it (fuser -v shows which)"
 
 
@@ -64,7 +67,7 @@ class TtyLink:
         def attempt() -> bool:
             try:
                 self._port = serial.Serial(self.name, self._baudrate, exclusive=True, timeout=0)
-            except serial.SerialException as error:
+            except TROUBLE as error:
                 reasons.append(_why_not_open(error))
                 if reasons[-1] == IN_USE and time.monotonic() - start > BUSY_GRACE_S:
                     raise PortError(f"{self.name} {IN_USE}") from None
@@ -116,7 +119,7 @@ class TtyLink:
         """See `Link.write`."""
         try:
             self.port.write(data)
-        except (serial.SerialException, OSError) as error:
+        except TROUBLE as error:
             raise PortError(f"{self.name} cannot be written to: {error}") from None
 
     def set_lines(self, *, dtr: bool, rts: bool) -> None:
@@ -130,8 +133,8 @@ class TtyLink:
             raise PortError(f"{self.name} went away while its lines were set ({error.strerror or error})") from None
 
 
-def _why_not_open(error: serial.SerialException) -> str:
-    cause = error.errno
+def _why_not_open(error: BaseException) -> str:
+    cause = getattr(error, "errno", None)
     if cause == errno.ENOENT:
         return "is not there; check the cable, the power, and USB pass-through"
     if cause in (errno.EACCES, errno.EPERM):

@@ -7,6 +7,7 @@ import threading
 import serial
 
 from pytest_hut.errors import PortError
+from pytest_hut.link.rfc2217 import Rfc2217Port
 
 WAKE_S = 0.1
 """pyserial's network ports cannot be interrupted in mid-read: data ends a read at once, this bounds a silent one."""
@@ -48,7 +49,7 @@ class UrlLink:
         try:
             while True:
                 try:
-                    self._port = serial.serial_for_url(self.name, self._baudrate, timeout=WAKE_S)
+                    self._port = self._open_once()
                     break
                 except ValueError as error:
                     raise PortError(f"{self.name} is no URL that pyserial can open: {error}") from None
@@ -58,6 +59,11 @@ class UrlLink:
         finally:
             timer.cancel()
         self._dtr = self._rts = True  # What pyserial asserts when it opens a port.
+
+    def _open_once(self) -> serial.SerialBase:
+        if self.name.lower().startswith("rfc2217://"):
+            return Rfc2217Port(self.name, self._baudrate, timeout=WAKE_S)
+        return serial.serial_for_url(self.name, self._baudrate, timeout=WAKE_S)
 
     def close(self) -> None:
         """See `Link.close`."""

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from pytest_hut.bench.load import user_config_dir
+from pytest_hut.bench.places import user_config_dir
 from pytest_hut.errors import ConfigError
 
 

@@ -40,14 +40,13 @@ class PowerFile:
         """Return what is on disk; a missing or damaged file means nothing is known to be off."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return PowerRecord()
-        with os.fdopen(fd, "rb") as file:
             try:
-                data: Any = json.loads(file.read(4096))
-                return PowerRecord(bool(data["off_intended"]), float(data["last_cycle_end"]))
-            except (ValueError, KeyError, TypeError):
-                return PowerRecord()
+                data: Any = json.loads(os.read(fd, 4096))
+            finally:
+                os.close(fd)
+            return PowerRecord(bool(data["off_intended"]), float(data["last_cycle_end"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return PowerRecord()
 
     def write(self, record: PowerRecord) -> None:
         """Put `record` on disk and wait until it is there.

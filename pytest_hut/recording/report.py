@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from pytest_hut.contracts.report import (
 )
 from pytest_hut.events import types as ev
 from pytest_hut.events.journal import read_journal
+from pytest_hut.host import user_name
 from pytest_hut.recording.job import SESSION_JOURNAL, Job
 
 FAILURES = ("failed", "error", "crashed")
@@ -64,7 +64,7 @@ def build_report(job: Job) -> Report:
         exit_code=exit_code,
         lock_key=started.lock_key if started else "none",
         human_summary=summary,
-        executor=Executor(hostname=socket.gethostname(), user=getpass.getuser()),
+        executor=Executor(hostname=socket.gethostname(), user=user_name()),
         commit_sha=job.commit_sha,
         artifact_paths=_artifacts(job),
         next_action=_next_action(status, tests, slots),
