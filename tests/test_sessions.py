@@ -214,6 +214,7 @@ def test_a_lock_held_by_a_shell_delays_the_session(lab: Lab) -> None:
 
 def test_two_sessions_take_turns_at_a_slot(lab: Lab) -> None:
     lab.write_slots("hut-01")
+    lab.preload("hut-01")
     lab.write_test(HOLDS_SLOT)
     first = lab.start()
     wait_for(first, lab.folder / "held-hut-01")
@@ -244,6 +245,7 @@ def test_a_slot_that_stays_busy_is_infrastructure(lab: Lab) -> None:
 
 def test_a_session_holds_the_lock_and_the_shell_has_to_wait(lab: Lab) -> None:
     lab.write_slots("hut-01")
+    lab.preload("hut-01")
     lab.write_test(HOLDS_SLOT)
     session = lab.start()
     wait_for(session, lab.folder / "held-hut-01")
