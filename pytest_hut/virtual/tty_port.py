@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from inotify_simple import INotify, flags
+
 from pytest_hut.virtual.reactor import Reactor
 
 _TCGETS2 = 0x802C542A
@@ -39,8 +41,9 @@ class TtyPort:
         self._master: int | None = None
         self._device = ""
         self._presence = select.poll()
-        self._unread_possible = False
-        self._own_hang_up = False
+        self._opens: INotify
+        self._opened = False
+        """Somebody opened it while it was cleaned, which `_opens` does not tell any more."""
         self._overrun = False
         self._interrupt = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._room = select.epoll()
@@ -96,7 +99,6 @@ class TtyPort:
                     return
                 try:
                     written = os.write(self._master, unsent)
-                    self._unread_possible = True
                 except BlockingIOError:
                     written = 0
             unsent = unsent[written:]
@@ -125,8 +127,9 @@ class TtyPort:
         os.close(slave)
         os.set_blocking(master, False)
         self._master = master
-        self._unread_possible = False
-        self._own_hang_up = False
+        self._opened = False
+        self._opens = INotify()
+        self._opens.add_watch(self._device, flags.OPEN)
         self._presence.register(master, 0)
         self._room.register(master, select.EPOLLOUT)
         self._reactor.register(master, select.EPOLLET, self._on_hang_up)
@@ -144,6 +147,7 @@ class TtyPort:
         self._presence.unregister(self._master)
         os.close(self._master)
         self._master = None
+        self._opens.close()
 
     def _host_present(self) -> bool:
         return not self._presence.poll(0)
@@ -156,11 +160,8 @@ class TtyPort:
         with self._lock:
             if self._master is None or self._host_present():
                 return
-            if self._own_hang_up and not self._unread_possible:
-                self._own_hang_up = False
-                return
-            self._own_hang_up = True
-            self._unread_possible = False
+            if not self._opened and not self._opens.read(timeout=0):
+                return  # Nobody has had it open since it was cleaned: this is the echo of the cleaning.
             try:
                 slave = os.open(self._device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
             except OSError:  # left in exclusive mode, so no host could open it again either
@@ -171,6 +172,8 @@ class TtyPort:
             termios.tcflush(self._master, termios.TCOFLUSH)
             termios.tcflush(slave, termios.TCIFLUSH)
             os.close(slave)
+            self._opens.read(timeout=0)  # Our own look at it.
+            self._opened = self._host_present()
 
 
 def _make_raw(slave: int) -> None:
