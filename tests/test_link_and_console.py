@@ -216,6 +216,26 @@ def test_the_port_is_lent_and_taken_back(bench: Bench) -> None:
     bench.console.expect_exact("body else")
 
 
+def test_a_board_that_never_stops_printing_can_be_marked_and_flashed(bench: Bench) -> None:
+    ended = threading.Event()
+
+    def babble() -> None:
+        while not ended.is_set():
+            bench.device.prints(b"babble\r\n" * 400)
+
+    thread = threading.Thread(target=babble)
+    thread.start()
+    try:
+        bench.console.mark()
+        bench.console.expect("babble")
+        bench.reader.pause()
+        bench.reader.resume()
+        bench.console.expect("babble")
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_one_owner_only(bench: Bench) -> None:
     second = TtyLink(str(bench.device.path), 115200)
     with pytest.raises(PortError, match="in use by another program"):

@@ -57,7 +57,7 @@ class Console:
         self._boots_before = 0
         """Number of the last boot that is judged already."""
         self._reset_s: float | None = None
-        self._search = _Search(self, 0)
+        self._search = _Search(self, self._heard.window.end)
 
     def mark(self) -> int:
         """Forget, for judging, everything up to now. Returns the offset of now in the log file, in bytes."""

@@ -21,18 +21,19 @@ class RawLog:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._bytes = os.open(path, flags, 0o644)
         self._times = os.open(path.with_suffix(".times"), flags, 0o644)
-        self._offset = 0
+        self.offset = os.fstat(self._bytes).st_size
+        """Where the next byte goes; not 0 when the slot is held once more in the same job."""
         self._stamped_at = float("-inf")
 
     def append(self, data: bytes, time_s: float) -> None:
         """Put `data` on disk (handed to the kernel) before returning. Raises OSError, e.g. on a full disk."""
         if time_s - self._stamped_at >= MARK_EVERY_S:
             self._stamped_at = time_s
-            os.write(self._times, f"{self._offset} {time_s:.6f}\n".encode())
+            os.write(self._times, f"{self.offset} {time_s:.6f}\n".encode())
         view = memoryview(data)
         while view:
             view = view[os.write(self._bytes, view) :]
-        self._offset += len(data)
+        self.offset += len(data)
 
     def close(self) -> None:
         """Close both files. Idempotent."""

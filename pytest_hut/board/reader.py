@@ -15,12 +15,16 @@ from pytest_hut.board.bootlog_model import (
     PanicSeen,
 )
 from pytest_hut.board.raw_log import RawLog
+from pytest_hut.board.turns import prompt_turns
 from pytest_hut.board.window import StreamWindow
 from pytest_hut.errors import BootFailure, BootLoop, FirmwareCrash, HutError, InfrastructureError, PortError
 from pytest_hut.events.types import Event, FirmwareCrashed, PortLost, PortReturned
 from pytest_hut.link.base import Link
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
+
+CATCH_UP_S = 1.0
+"""A board that never stops printing cannot be caught up with; this long it is tried."""
 
 REOPEN_SLICE_S = 0.5
 """How long one attempt to get the port back may block, so that `stop` is never kept waiting longer."""
@@ -30,8 +34,8 @@ REOPEN_SLICE_S = 0.5
 class Heard:
     """What the reader knows; read and written only while `changed` is held."""
 
+    window: StreamWindow
     changed: threading.Condition = field(default_factory=threading.Condition)
-    window: StreamWindow = field(default_factory=StreamWindow)
     log: BootLog = field(default_factory=BootLog)
     last_byte_s: float = float("-inf")
     fault: HutError | None = None
@@ -50,13 +54,14 @@ class PortReader:
     """Owns reading from the link between `start` and `stop`; `pause` lends the port to somebody else."""
 
     def __init__(self, link: Link, raw_log: RawLog, slot_id: str, emit: Callable[[Event], None]) -> None:
-        self.heard = Heard()
+        self.heard = Heard(window=StreamWindow(raw_log.offset))
         self._link = link
         self._raw_log = raw_log
         self._slot_id = slot_id
         self._emit = emit
         self._stopping = False
         self._pause_wanted = False
+        self._pause_by = 0.0
         self._paused = threading.Event()
         self._resume = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"hut-reader-{slot_id}", daemon=True)
@@ -76,11 +81,12 @@ class PortReader:
 
     def catch_up(self) -> None:
         """Return once all that had arrived before the call is in `heard`; at once while nobody reads."""
+        deadline = time.monotonic() + CATCH_UP_S
         with self.heard.changed:
             seen = self.heard.quiet_reads
             self._link.interrupt()
-            while self.heard.quiet_reads == seen and self._reading:
-                self.heard.changed.wait(REOPEN_SLICE_S)
+            while self.heard.quiet_reads == seen and self._reading and (left := deadline - time.monotonic()) > 0:
+                self.heard.changed.wait(min(left, REOPEN_SLICE_S))
 
     @property
     def _reading(self) -> bool:
@@ -94,6 +100,7 @@ class PortReader:
         """
         self._resume.clear()
         self._paused.clear()
+        self._pause_by = time.monotonic() + CATCH_UP_S
         self._pause_wanted = True
         self._link.interrupt()
         while not self._paused.wait(REOPEN_SLICE_S):
@@ -115,6 +122,7 @@ class PortReader:
         reason = self.heard.lost_reason or f"{self._link.name} went away"
         return PortError(f"{reason} and has not come back for {since:.1f} s; check power, cable and USB pass-through")
 
+    @prompt_turns()
     def _run(self) -> None:
         try:
             while not self._stopping:
@@ -129,9 +137,9 @@ class PortReader:
                     with self.heard.changed:
                         self.heard.quiet_reads += 1
                         self.heard.changed.notify_all()
-                    if self._pause_wanted:
-                        self._paused.set()
-                        self._resume.wait()
+                if self._pause_wanted and (not data or time.monotonic() > self._pause_by):
+                    self._paused.set()
+                    self._resume.wait()
         except (OSError, HutError) as error:
             # E.g. a full disk: what is not recorded must not be judged.
             with self.heard.changed:

@@ -9,9 +9,10 @@ KEEP = 8 << 20
 class StreamWindow:
     """An append-only stream of which the last `KEEP` bytes can be read back. Not locked: its owner is."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
+        """`start` is the offset of the first byte that will be appended."""
         self._data = bytearray()
-        self._start = 0
+        self._start = start
 
     @property
     def start(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -113,7 +114,8 @@ class TtyLink:
 
     def interrupt(self) -> None:
         """See `Link.interrupt`."""
-        os.write(self._wake_write, b"\0")
+        with contextlib.suppress(BlockingIOError):  # Full of wake-ups that wait already.
+            os.write(self._wake_write, b"\0")
 
     def write(self, data: bytes) -> None:
         """See `Link.write`."""
