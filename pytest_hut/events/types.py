@@ -55,6 +55,9 @@ class SessionStarted(Event):
     slots: list[str]
     virtual: bool
     pid: int
+    stamp: str = ""
+    """The UTC stamp in the file names of this job."""
+    thread_ref: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,16 @@ class SessionFinished(Event):
     """The controller ended its run loop; `exit_code` is the process's."""
 
     exit_code: int
-    interrupted: bool
+    cause: str = ""
+    """`interrupt`, `timeout` or `cancel` where the session did not end by itself."""
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestFinished(Event):
     """One test ended. `kind` says whose fault a failure is."""
+
+    __test__: ClassVar[bool] = False  # No test class, whatever pytest thinks of its name.
 
     node_id: str
     hw_id: str | None
@@ -193,6 +199,7 @@ class PowerSwitched(Event):
     status: str
     seconds: float
     reason: str
+    attempts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +213,14 @@ class PowerCycled(Event):
     attempts: int
     seconds: float
     reason: str
+    states: list[dict[str, Any]] = field(default_factory=list)
+    """The states read, each `state` and `at_s`."""
+    proved_by: list[str] = field(default_factory=list)
+    cooldown_s: float = 0.0
+    switch_off_s: float = 0.0
+    switch_on_s: float = 0.0
+    watched_s: float = 0.0
+    late_offs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

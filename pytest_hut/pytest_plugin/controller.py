@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
@@ -19,12 +20,13 @@ from pytest_hut.contracts.report import Report
 from pytest_hut.errors import ConfigError, HutError
 from pytest_hut.events.journal import Journal, read_journal
 from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased, TestFinished
-from pytest_hut.pytest_plugin.options import asked_slots
+from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S, asked_slots
 from pytest_hut.pytest_plugin.scheduling import SlotScheduling
 from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE, PHASES, kind_on, message_on, notes_on
 from pytest_hut.pytest_plugin.worker import SlotWorker, input_for_worker
+from pytest_hut.recording.finish import finish_job
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
-from pytest_hut.recording.report import build_report, write_report
+from pytest_hut.recording.report import write_report
 from pytest_hut.virtual.slots import VirtualSlots
 
 
@@ -46,7 +48,8 @@ class SlotController:
         self._ends = contextlib.ExitStack()
         self._report_path: Path | None = None
         self._report: Report | None = None
-        self._interrupted_by = ""
+        self._cause = ""
+        self._reason = ""
 
     @classmethod
     def from_options(cls, config: pytest.Config) -> SlotController:
@@ -60,6 +63,11 @@ class SlotController:
             raise pytest.UsageError(
                 f"-n {workers} asks for more workers than there are slots: --hut-slots names {len(slot_ids)} "
                 f"({', '.join(slot_ids)}); use -n {len(slot_ids)}, or name more slots"
+            )
+        limit = config.getoption("hut_timeout")
+        if not 0 < limit <= MAXIMUM_TIMEOUT_S:
+            raise pytest.UsageError(
+                f"--hut-timeout={limit:g}: a session may take more than 0 and at most {MAXIMUM_TIMEOUT_S:g} s"
             )
         firmware = config.getoption("hut_firmware")
         if firmware and not (config.invocation_params.dir / firmware).exists():
@@ -96,9 +104,12 @@ class SlotController:
                 slots=self._slot_ids,
                 virtual=all(slot.virtual for slot in chosen),
                 pid=os.getpid(),
+                stamp=job.stamp,
+                thread_ref=config.getoption("hut_thread_ref"),
             )
         )
         self._end_orderly_on_signals()
+        self._end_in_time(config.getoption("hut_timeout"))
         try:
             self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
         except HutError as error:
@@ -157,7 +168,11 @@ class SlotController:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Remember why; workers that hold boards are told to put them in order and end."""
-        self._interrupted_by = str(excinfo.value) or "Ctrl-C"
+        self._reason = str(excinfo.value) or "Ctrl-C"
+        if self._cause == "timeout":
+            self._reason = f"the time limit of {self._config.getoption('hut_timeout'):g} s is over"
+        else:
+            self._cause = "cancel" if "cancelled by" in self._reason else "interrupt"
         for pid in self._holders():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -173,13 +188,11 @@ class SlotController:
         self._journal.append(
             SessionFinished(
                 exit_code=int(session.exitstatus),
-                interrupted=bool(self._interrupted_by),
-                reason=self._interrupted_by or str(getattr(session, "shouldfail", "") or ""),
+                cause=self._cause,
+                reason=self._reason or str(getattr(session, "shouldfail", "") or ""),
             )
         )
-        self._report = build_report(self._job)
-        self._report_path = self._job.path / self._job.evidence_name("hil", "report", ".json")
-        write_report(self._report, self._report_path)
+        self._report, self._report_path = finish_job(self._job)
         asked = self._config.getoption("hut_report")
         if asked:
             self._report_path = self._config.invocation_params.dir / asked
@@ -195,6 +208,17 @@ class SlotController:
         if self._report.status != "success":
             terminalreporter.line(f"next: {self._report.next_action}")
         terminalreporter.line(f"report: {self._shown(self._report_path)}")
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            self._tell_github(terminalreporter, self._report)
+
+    def _tell_github(self, terminalreporter: Any, report: Report) -> None:
+        from pytest_hut.recording.github import append_step_summary, failure_annotations
+
+        for command in failure_annotations(report):
+            terminalreporter.line(command)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            append_step_summary(report, Path(summary))
 
     def pytest_unconfigure(self) -> None:
         """Stop the virtual boards and close the journal."""
@@ -243,6 +267,16 @@ class SlotController:
     def _shown(self, path: Path) -> str:
         here = self._config.invocation_params.dir
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    def _end_in_time(self, limit_s: float) -> None:
+        def end() -> None:
+            self._cause = "timeout"
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        timer = threading.Timer(limit_s, end)
+        timer.daemon = True
+        timer.start()
+        self._ends.callback(timer.cancel)
 
     def _end_orderly_on_signals(self) -> None:
         def end(number: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+DEFAULT_TIMEOUT_S = 1800.0
+MAXIMUM_TIMEOUT_S = 14400.0
+"""The limits of a job of the runner role, which a session is."""
+
 LANES = ("upstream", "local-hil")
 
 
@@ -25,6 +29,15 @@ def add_options(parser: pytest.Parser) -> None:
         help="how long to wait for a slot that somebody else holds (default: 600)",
     )
     option("--hut-job-id", metavar="ID", help="the job this session belongs to (default: made from the time)")
+    option("--hut-thread-ref", metavar="REF", help="ties this job to others of one effort; copied to the report")
+    option(
+        "--hut-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        help=f"end the session after this time, boards restored (default: {DEFAULT_TIMEOUT_S:g}, "
+        f"at most {MAXIMUM_TIMEOUT_S:g})",
+    )
     option("--hut-lane", choices=LANES, default="local-hil", help="the lane named in the report (default: local-hil)")
 
 

@@ -22,7 +22,7 @@ from pytest_hut.events.journal import Journal
 from pytest_hut.firmware.imageset import ImageSet
 from pytest_hut.pytest_plugin.progress import TerminalProgress
 from pytest_hut.pytest_plugin.verdict import annotate, notes_on
-from pytest_hut.recording.job import Job
+from pytest_hut.recording.job import Job, cancel_flag
 
 CONSOLE_TAIL = 4000
 """Characters of console shown with a failed test; the whole log is in the evidence."""
@@ -41,8 +41,8 @@ class SlotWorker:
         self._session_slots = session_slots
         self._job = job
         self._worker = worker
+        self._session: pytest.Session | None = None
         self._held: HutSlot | None = None
-        self._mark = 0
 
     @classmethod
     def from_controller(cls, config: pytest.Config, text: str) -> SlotWorker:
@@ -112,10 +112,19 @@ class SlotWorker:
             f"no firmware to flash on {slot.id}: give --hut-firmware=PATH, or mark the test hut(firmware=...)"
         )
 
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Remember the session, which is what can be stopped."""
+        self._session = session
+
     def pytest_runtest_setup(self) -> None:
         """What the board printed before this test, or before this rerun, must not let it pass."""
         if self._held is not None:
-            self._mark = self._held.console.mark()
+            self._held.console.mark()
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Between tests, see whether somebody wants the job to end."""
+        if cancel_flag(self._job.job_id).exists() and self._session is not None:
+            self._session.shouldstop = f"cancelled by {cancel_flag(self._job.job_id)}"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

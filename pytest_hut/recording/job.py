@@ -15,6 +15,8 @@ JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 SESSION_JOURNAL = "session.jsonl"
 
+CANCEL_FOLDER = Path("/tmp")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -70,6 +72,11 @@ def new_job(evidence_dir: Path, job_id: str | None, lane: str, root: Path) -> Jo
             ) from None
         return Job(job_id, lane, commit_sha, str(folder.absolute()), stamp)
     raise InfrastructureError(f"{evidence_dir} has 999 runs of {name} already; give a new --hut-job-id")
+
+
+def cancel_flag(job_id: str) -> Path:
+    """Return the file whose existence asks the job to end."""
+    return CANCEL_FOLDER / f"codex-cancel-{job_id}.flag"
 
 
 def commit_of(folder: Path) -> str:

@@ -29,6 +29,9 @@ from pytest_hut.recording.job import SESSION_JOURNAL, Job
 
 FAILURES = ("failed", "error", "crashed")
 
+STATUS_OF_CAUSE = {"interrupt": "cancelled", "cancel": "cancelled", "timeout": "timeout"}
+"""The status of a session that did not end by itself."""
+
 
 def build_report(job: Job) -> Report:
     """Read every journal of the job and say what happened.
@@ -52,7 +55,7 @@ def build_report(job: Job) -> Report:
         status, exit_code = "failed", -1
     else:
         exit_code = finished.exit_code
-        status = "cancelled" if finished.interrupted else "success" if exit_code == 0 else "failed"
+        status = STATUS_OF_CAUSE.get(finished.cause) or ("success" if exit_code == 0 else "failed")
     summary = _summary(tests, finished)
     return Report(
         job_id=job.job_id,
@@ -66,8 +69,10 @@ def build_report(job: Job) -> Report:
         human_summary=summary,
         executor=Executor(hostname=socket.gethostname(), user=user_name()),
         commit_sha=job.commit_sha,
-        artifact_paths=_artifacts(job),
+        artifact_paths=artifacts_of(job),
         next_action=_next_action(status, tests, slots),
+        thread_ref=started.thread_ref if started else None,
+        evidence_dir=shown_path(job.path),
         lane=job.lane,  # type: ignore[arg-type]
         slots=slots,
         tests=tests,
@@ -143,8 +148,8 @@ def _summary(tests: list[TestRecord], finished: ev.SessionFinished | None) -> st
         words += f"{where}: {first.hw_id or first.node_id}{whose}: {first.message}"
     if finished is None:
         return f"The session was killed before it could finish; until then: {words}"
-    if finished.interrupted:
-        return f"Interrupted ({finished.reason or 'by hand'}) after {words}"
+    if finished.cause:
+        return f"Ended early ({finished.reason or finished.cause}) after {words}"
     if finished.reason and not bad:
         return f"{words}; {finished.reason}"
     return words
@@ -160,6 +165,8 @@ def _next_action(status: str, tests: list[TestRecord], slots: list[SlotRecord]) 
         return "Look at the bench first (port, relay, cabling), then run again: the firmware was not judged."
     if "product" in kinds:
         return "Read the console log of the failed test; the firmware misbehaved."
+    if status == "timeout":
+        return "Give the session more time with --hut-timeout, or fewer tests; the boards are free."
     if status == "cancelled":
         return "Run again when it suits; the boards are free."
     if status == "success":
@@ -167,10 +174,16 @@ def _next_action(status: str, tests: list[TestRecord], slots: list[SlotRecord]) 
     return "Read the session's output; it ended without a verdict."
 
 
-def _artifacts(job: Job) -> list[str]:
-    here = Path.cwd()
+def artifacts_of(job: Job) -> list[str]:
+    """Return all files of the job, relative to the current folder where they lie below it."""
     files = sorted(path for path in job.path.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in files]
+    return [shown_path(path) for path in files]
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as people type it: relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _whole_seconds(utc: str) -> str:
