@@ -135,8 +135,11 @@ def test_what_the_command_leaves_behind_does_not_keep_the_slot(bench: Lab) -> No
 REPORTS_SIGNALS = """
 import signal, sys
 seen = []
+def note(number, frame):
+    seen.append(number)
+    print("got", signal.Signals(number).name, flush=True)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: (seen.append(number), print("got", signal.Signals(number).name, flush=True)))
+    signal.signal(number, note)
 print("up", flush=True)
 for line in sys.stdin:
     print("total", len(seen), flush=True)

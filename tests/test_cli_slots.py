@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 
 import pexpect
 import pytest
-from cli_rig import held_by_flock, hut, hut_on_a_terminal, read_until, running_hut
+from cli_rig import HUT, held_by_flock, hut, hut_on_a_terminal, read_until, running_hut
 from lab import Lab
 
 
@@ -73,9 +72,10 @@ def test_on_a_terminal_it_is_a_table(bench: Lab) -> None:
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
-    assert "\x1b[" in terminal.before and "─" in terminal.before
+    shown = str(terminal.before)
+    assert "\x1b[" in shown and "─" in shown
     for text in ("hut-01", "free", "switch.hut_04_power", "not there"):
-        assert text in terminal.before
+        assert text in shown
 
 
 def test_it_says_who_holds_a_slot(bench: Lab) -> None:
@@ -97,11 +97,10 @@ def test_it_says_who_holds_a_slot(bench: Lab) -> None:
 def test_a_config_in_the_environment_is_used(bench: Lab) -> None:
     elsewhere = bench.folder / "bench.toml"
     (bench.folder / "slots.toml").rename(elsewhere)
-    environment = {**bench.environment, "HUT_CONFIG": str(elsewhere)}
     done = subprocess.run(
-        ["hut", "slots", "--json"],
+        [*HUT, "slots", "--json"],
         cwd=bench.folder,
-        env={**environment, "PATH": f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}"},
+        env={**bench.environment, "HUT_CONFIG": str(elsewhere)},
         capture_output=True,
         check=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_hut.bench.models import Bench, Slot
@@ -14,13 +14,11 @@ from pytest_hut.board.progress import Progress
 from pytest_hut.board.raw_log import RawLog
 from pytest_hut.board.reader import PortReader
 from pytest_hut.board.slot import HutSlot
-from pytest_hut.errors import RelayError
 from pytest_hut.events.journal import Journal
-from pytest_hut.events.types import Event, SlotLeased, SlotReleased
+from pytest_hut.events.types import SlotLeased, SlotReleased
 from pytest_hut.lease.lockfile import LockFile
 from pytest_hut.link.open import link_for
-from pytest_hut.power.open import relay_for
-from pytest_hut.power.relay import PowerResult, Relay
+from pytest_hut.power.held import held_power
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
 
@@ -40,6 +38,7 @@ def hold_slot(
 
     Raises:
         SlotBusy: somebody else holds it for longer than `lock_timeout_s` seconds.
+        RelayError: its board is off and could not be switched on.
         PortError: its port is not there or not usable.
         ConfigError: the credentials of its relay are unusable.
     """
@@ -64,7 +63,7 @@ def hold_locked_slot(
 ) -> Iterator[HutSlot]:
     """The part of `hold_slot` behind the lock, for a caller who took it (after `waited_s` seconds) and keeps it.
 
-    Raises PortError and ConfigError as `hold_slot`.
+    Raises RelayError, PortError and ConfigError as `hold_slot`.
     """
     if slot.port is None:
         raise ValueError(f"{slot.id} is virtual and its virtual board was not started")
@@ -79,7 +78,7 @@ def hold_locked_slot(
             virtual=slot.virtual,
         )
     )
-    with _powered(slot, bench, journal.append) as relay:
+    with held_power(slot, bench, journal.append) as relay:
         link = link_for(slot.port, slot.console_baud)
         raw_log = RawLog(console_log)
         reader = PortReader(link, raw_log, slot.id, journal.append)
@@ -92,24 +91,3 @@ def hold_locked_slot(
             link.close()
             raw_log.close()
     journal.append(SlotReleased(slot=slot.id))
-
-
-@contextlib.contextmanager
-def _powered(slot: Slot, bench: Bench, emit: Callable[[Event], None]) -> Iterator[Relay]:
-    relay = relay_for(slot, bench, emit)
-    try:
-        _require_power(slot, relay.restore("an earlier holder ended while the power was off"))
-        yield relay
-    finally:
-        try:
-            _require_power(slot, relay.restore("the power was still off when the slot was given back"))
-        finally:
-            relay.close()
-
-
-def _require_power(slot: Slot, restored: PowerResult | None) -> None:
-    if restored is not None and not restored.ok:
-        raise RelayError(
-            f"THE BOARD OF {slot.id} IS OFF and could not be switched on ({restored.status}: {restored.reason}); "
-            f"switch {restored.entity} on by hand"
-        )

@@ -1,0 +1,48 @@
+"""Hold a slot for one command: its lock, its virtual board if it is a virtual one, and the board."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.board.hold import hold_locked_slot
+from pytest_hut.board.progress import Progress
+from pytest_hut.board.slot import HutSlot
+from pytest_hut.events.journal import Journal
+from pytest_hut.lease.lockfile import LockFile
+from pytest_hut.virtual.slots import VirtualSlots
+
+
+@contextlib.contextmanager
+def held_slot(
+    slot: Slot,
+    bench: Bench,
+    *,
+    job: str,
+    lock_timeout_s: float,
+    journal: Journal,
+    console_log: Path,
+    progress: Progress,
+) -> Iterator[HutSlot]:
+    """Hold `slot` while inside; raises what `board.hold.hold_slot` raises.
+
+    A virtual board is started behind the lock, so that it boots what its last holder left in its flash.
+    """
+    start = time.monotonic()
+    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line):
+        waited_s = time.monotonic() - start
+        with (
+            VirtualSlots(bench, [slot.id]) as served,
+            hold_locked_slot(
+                served.bench.slots[slot.id],
+                served.bench,
+                waited_s=waited_s,
+                journal=journal,
+                console_log=console_log,
+                progress=progress,
+            ) as held,
+        ):
+            yield held
