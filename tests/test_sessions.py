@@ -330,6 +330,18 @@ def test_a_session_killed_with_power_off_is_made_good_by_the_next(lab: Lab) -> N
     assert "an earlier holder ended" in session.report.slots[0].recovery_events[0].reason
 
 
+def test_virtual_boards_that_cannot_start_are_in_the_report(lab: Lab) -> None:
+    lab.write_slots("hut-01", board='flash_size = "8MB"')
+    lab.preload("hut-01")
+
+    session = lab.run()
+
+    assert session.exit_code == 10, session.output
+    assert "Traceback" not in session.output
+    assert session.report.status == "failed"
+    assert "flash.bin" in session.report.human_summary
+
+
 def test_infrastructure_and_product_failures_are_told_apart(lab: Lab) -> None:
     lab.write_slots("hut-01")
     lab.write_test(

@@ -113,7 +113,9 @@ class SlotController:
         try:
             self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
         except HutError as error:
-            pytest.exit(f"infrastructure: {error}", returncode=EXIT_INFRASTRUCTURE)
+            self._reason = str(error)
+            path = self._write_report(EXIT_INFRASTRUCTURE)
+            pytest.exit(f"infrastructure: {error}; report: {self._shown(path)}", returncode=EXIT_INFRASTRUCTURE)
         if not config.getoption("tx", None):
             worker = SlotWorker(config, self._bench, self._slot_ids[0], self._slot_ids, job, "")
             config.pluginmanager.register(worker, "hut-worker")
@@ -181,22 +183,12 @@ class SlotController:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         """When all workers have ended: set the exit status, write the report."""
         result = yield
-        if self._job is None or self._journal is None:
+        if self._job is None:
             return result
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._kinds == {"infrastructure"}:
             session.exitstatus = EXIT_INFRASTRUCTURE
-        self._journal.append(
-            SessionFinished(
-                exit_code=int(session.exitstatus),
-                cause=self._cause,
-                reason=self._reason or str(getattr(session, "shouldfail", "") or ""),
-            )
-        )
-        self._report, self._report_path = finish_job(self._job)
-        asked = self._config.getoption("hut_report")
-        if asked:
-            self._report_path = self._config.invocation_params.dir / asked
-            write_report(self._report, self._report_path)
+        self._reason = self._reason or str(getattr(session, "shouldfail", "") or "")
+        self._write_report(int(session.exitstatus))
         return result
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -210,6 +202,16 @@ class SlotController:
         terminalreporter.line(f"report: {self._shown(self._report_path)}")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             self._tell_github(terminalreporter, self._report)
+
+    def _write_report(self, exit_code: int) -> Path:
+        assert self._job is not None and self._journal is not None
+        self._journal.append(SessionFinished(exit_code=exit_code, cause=self._cause, reason=self._reason))
+        self._report, self._report_path = finish_job(self._job)
+        asked = self._config.getoption("hut_report")
+        if asked:
+            self._report_path = self._config.invocation_params.dir / asked
+            write_report(self._report, self._report_path)
+        return self._report_path
 
     def _tell_github(self, terminalreporter: Any, report: Report) -> None:
         from pytest_hut.recording.github import append_step_summary, failure_annotations
