@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         RelayError,
         SlotBusy,
     )
-    from pytest_hut.power.relay import PowerResult, Relay
+    from pytest_hut.power.relay import Relay
+    from pytest_hut.power.result import PowerResult
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,7 @@ _HOMES = {
     "Console": "board.console",
     "Firmware": "board.slot",
     "HutSlot": "board.slot",
-    "PowerResult": "power.relay",
+    "PowerResult": "power.result",
     "Relay": "power.relay",
 }
 

@@ -92,7 +92,7 @@ def describe_mistake(error: ValidationError) -> str:
     key = ".".join(keys)
     kind = mistake["type"]
     if kind == "extra_forbidden":
-        return f"unknown key '{key}'; {_known_keys(keys)}"
+        return f"unknown key '{key}'; {_known_keys(keys, mistake['loc'])}"
     value = mistake.get("input")
     message = mistake["msg"].removeprefix("Value error, ")
     if kind == "missing":
@@ -104,7 +104,7 @@ def describe_mistake(error: ValidationError) -> str:
     return f"{f'{key}{shown}: ' if key else ''}{message}{more}"
 
 
-def _known_keys(keys: list[str]) -> str:
+def _known_keys(keys: list[str], location: tuple[int | str, ...]) -> str:
     from pytest_hut.bench import models
 
     model: Any = models.Bench
@@ -113,7 +113,7 @@ def _known_keys(keys: list[str]) -> str:
             continue
         name = {
             "home_assistant": "HomeAssistant",
-            "relay": "HomeAssistantRelay",
+            "relay": "CommandRelay" if "command" in location else "HomeAssistantRelay",
             "power": "PowerTimes",
             "virtual_board": "VirtualBoardTable",
             "faults": "FaultTable",

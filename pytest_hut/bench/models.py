@@ -67,6 +67,8 @@ class HomeAssistant(StrictModel):
     token_name: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = "HOME_ASSISTANT_TOKEN"
     timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     """How long one request may take."""
+    ca_file: Path | None = None
+    """Certificate of the authority that an https server's certificate is checked against; None: the usual ones."""
 
 
 class HomeAssistantRelay(StrictModel):
@@ -78,7 +80,35 @@ class HomeAssistantRelay(StrictModel):
     """The Home Assistant that knows the entity; None is the bench's `[home_assistant]`."""
 
 
-Relay = Annotated[NoRelay | HomeAssistantRelay, Field(discriminator="driver")]
+def _check_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return pattern
+
+
+Program = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+"""A program and its arguments, as it is run: no shell reads it."""
+OutputPattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
+class CommandRelay(StrictModel):
+    """A relay that programs switch, e.g. uhubctl; see `pytest_hut.power.command`."""
+
+    driver: Literal["command"]
+    on: Program
+    off: Program
+    state: Program | None = None
+    """Prints how the relay stands. Without it nothing proves that a command had an effect."""
+    state_on: OutputPattern = r"(?i)^on$"
+    """Found in what `state` prints when the relay is on (and only then)."""
+    state_off: OutputPattern = r"(?i)^off$"
+    timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """How long one run of a program may take; it is killed then."""
+
+
+Relay = Annotated[NoRelay | HomeAssistantRelay | CommandRelay, Field(discriminator="driver")]
 
 
 class PowerTimes(StrictModel):
@@ -89,10 +119,18 @@ class PowerTimes(StrictModel):
     on_s: Seconds = 0.0
     """How long to wait after power is proved on before going on; the boot log itself is waited for separately."""
     cooldown_s: Seconds = 0.0
-    """Least time between the end of one cycle and the start of the next, also across processes."""
+    """Least time from power being back until it is switched off again, also across processes."""
     max_tries: Annotated[int, Field(ge=1, le=10)] = 3
+    """How many commands one switching may send."""
     settle_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     """How long a command may take until the state read back agrees."""
+    stable_s: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """For how long it has to agree, read again and again, before it is believed."""
+    watch_s: Seconds = 15.0
+    """How long an off that nobody saw arrive is watched for once power is back, counted from when it was given up."""
+    budget_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """How long an on, an off or a cycle may take in all, beside cooldown, off_s and on_s; of a cycle's, switching off
+    gets half at most, so that there is always time for switching on."""
 
 
 class FaultTable(StrictModel):

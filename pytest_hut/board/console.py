@@ -15,7 +15,7 @@ from pexpect.spawnbase import SpawnBase
 
 from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.reader import Heard, PortReader
-from pytest_hut.errors import BootFailure, BootLoop, ExpectTimeout, NoSignOfLife, PortError
+from pytest_hut.errors import BootFailure, BootLoop, ExpectTimeout, HutError, NoSignOfLife, PortError
 from pytest_hut.link.base import Link
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
@@ -26,7 +26,7 @@ QUIET_S = 1.5
 LOST_PORT_GRACE_S = 1.5
 """A port that comes back within this time ends no wait."""
 
-SEARCH_BACK = 1 << 20
+SEARCH_BACK = 1 << 19
 """How far back, in characters, a regular expression is searched for when more text comes.
 
 More is more than any crash report or core dump is long. Were all of it searched each time, waiting in a flood of output
@@ -232,6 +232,8 @@ class Console:
     def _wait(self, pattern: Any, timeout: float, search: Any) -> int:
         try:
             return int(search())
+        except HutError as error:
+            raise error.with_traceback(None) from None  # Not pexpect's frames: the test's line is what counts.
         except pexpect.TIMEOUT:
             wanted = getattr(pattern, "pattern", pattern)
             raise ExpectTimeout(f"did not see {wanted!r} within {timeout:g} s{self._tail()}") from None

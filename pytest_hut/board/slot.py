@@ -11,6 +11,7 @@ from pytest_hut.bench.models import Slot
 from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.console import Console
 from pytest_hut.board.flasher import ChipFacts, FlashOutcome, flash_images, identify
+from pytest_hut.board.power_proof import PowerProof
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.reader import PortReader
 from pytest_hut.board.reset import reset_to_app
@@ -116,14 +117,18 @@ class HutSlot:
 
         Raises:
             RelayError: the power cycle failed.
+            PortError: the port did not come back.
             HutError: what `Console.expect_boot` raises.
         """
         self._need_port()
-        result = self.power.cycle(off_s=off_s, on_s=0.0, while_off=self.console.mark_reset)
+        bus_powered = self.config.adapter == "bus-powered"
+        proof = PowerProof(self.console, self._reader.heard, self.wait_for_port, bus_powered=bus_powered)
+        result = self.power.cycle(off_s=off_s, on_s=0.0, while_off=proof.while_off, prove=proof.after_on)
         if not result.ok:
             raise RelayError(f"power cycle of {self.id}: {result.status}: {result.reason}")
-        if self.config.adapter == "bus-powered":
-            self.wait_for_port()
+        if proof.port_error is not None:
+            raise proof.port_error
+        if bus_powered:
             self.reset()
         return self.expect_boot(timeout)
 

@@ -11,24 +11,28 @@ class RelayTimeout(RelayError):
     """The relay, or what drives it, did not answer in time: the command may still happen later."""
 
 
+class RelayUnknown(RelayError):
+    """Whoever drives the relays is there, but knows no such relay (any more)."""
+
+
 class RelayRefused(RelayError):
-    """Trying again cannot help: wrong token, unknown entity, no relay at all."""
+    """Trying again cannot help, or does harm: wrong token, no such program, no relay at all."""
 
 
 class RelayDriver(Protocol):
-    """Talks to one relay. Methods raise RelayError, RelayTimeout or RelayRefused, and nothing else."""
+    """Talks to one relay. Methods raise RelayError or one of its kinds above, and nothing else."""
 
     name: str
     """What people call the relay, e.g. its entity id."""
 
-    def check(self) -> None:
-        """Raise unless the relay can be commanded and its state believed right now."""
+    def state(self, within_s: float) -> str | None:
+        """Return what the relay says it is: `on`, `off`, or another word such as `unavailable`.
 
-    def command(self, on: bool) -> None:
-        """Ask for a state. Returning proves nothing."""
+        Raises RelayError when what it says cannot be believed right now. None: this kind of relay never tells.
+        """
 
-    def state(self) -> str:
-        """Return what the relay says it is: `on`, `off`, or another word such as `unavailable`."""
+    def command(self, on: bool, within_s: float) -> None:
+        """Ask for a state, taking at most `within_s` seconds. Returning proves nothing."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -1,8 +1,11 @@
 """A relay that is an entity of Home Assistant, driven over its REST API.
 
 Facts this is built on, measured on the real server: a service call answers 200 whether or not anything happened, so
-only the state read back counts, and that only while the server says it is RUNNING; a wrong token must not be tried
-again, since the server may ban the address.
+only the state read back counts, and that only while the server says it is RUNNING: before, it answers 404 and then a
+state that is not true. A slow action blocks its request, and happens even if the client gives up. A wrong token must
+not be tried again, since the server may ban the address.
+
+See https://developers.home-assistant.io/docs/api/rest/
 """
 
 from __future__ import annotations
@@ -10,11 +13,15 @@ from __future__ import annotations
 from typing import Any
 
 import requests
+from urllib3.util import Timeout
 
 from pytest_hut.bench.models import HomeAssistant
 from pytest_hut.errors import RelayError
 from pytest_hut.power.credentials import default_credentials_file, read_secret
-from pytest_hut.power.driver import RelayRefused, RelayTimeout
+from pytest_hut.power.driver import RelayRefused, RelayTimeout, RelayUnknown
+
+LEAST_TIMEOUT_S = 0.05
+"""A deadline that is nearly over must not become a time-out of zero, which the HTTP client refuses."""
 
 
 class HomeAssistantDriver:
@@ -28,49 +35,60 @@ class HomeAssistantDriver:
         self._session = requests.Session()
         # No proxy, no .netrc: the token must go to this server and nowhere else.
         self._session.trust_env = False
+        if server.ca_file is not None:
+            self._session.verify = str(server.ca_file)
         token = read_secret(server.credentials or default_credentials_file(), server.token_name)
         self._session.headers["Authorization"] = f"Bearer {token}"
+        self._refused: RelayRefused | None = None
 
-    def check(self) -> None:
-        """See `RelayDriver.check`."""
-        server_state = self._request("GET", "/api/core/state").get("state")
+    def state(self, within_s: float) -> str | None:
+        """See `RelayDriver.state`. Two requests, each of at most half the time."""
+        # In this order: a server that was restarted in between has dropped the connection, and is found out.
+        server_state = self._request("GET", "/api/core/state", within_s / 2).get("state")
         if server_state != "RUNNING":
             raise RelayError(f"Home Assistant at {self._url} is not running yet (it says {server_state!r})")
-        state = self.state()
-        if state not in ("on", "off"):
-            raise RelayError(f"{self.name} is {state!r}, neither on nor off; check the relay in Home Assistant")
+        return str(self._request("GET", f"/api/states/{self.name}", within_s / 2).get("state"))
 
-    def command(self, on: bool) -> None:
+    def command(self, on: bool, within_s: float) -> None:
         """See `RelayDriver.command`."""
         domain = self.name.partition(".")[0]
         service = "turn_on" if on else "turn_off"
-        self._request("POST", f"/api/services/{domain}/{service}", {"entity_id": self.name})
-
-    def state(self) -> str:
-        """See `RelayDriver.state`."""
-        return str(self._request("GET", f"/api/states/{self.name}").get("state"))
+        self._request("POST", f"/api/services/{domain}/{service}", within_s, {"entity_id": self.name})
 
     def close(self) -> None:
         """See `RelayDriver.close`."""
         self._session.close()
 
-    def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, within_s: float, body: dict[str, str] | None = None) -> dict[str, Any]:
+        if self._refused is not None:
+            raise self._refused
+        limit_s = max(LEAST_TIMEOUT_S, min(self._timeout_s, within_s))
         try:
             response = self._session.request(
-                method, self._url + path, json=body, timeout=self._timeout_s, allow_redirects=False
+                method,
+                self._url + path,
+                json=body,
+                timeout=Timeout(total=limit_s),  # type: ignore[arg-type]  # The stubs do not know it.
+                allow_redirects=False,
             )
         except requests.Timeout:
-            raise RelayTimeout(f"Home Assistant at {self._url} did not answer within {self._timeout_s:g} s") from None
+            raise RelayTimeout(f"Home Assistant at {self._url} did not answer within {limit_s:.3g} s") from None
+        except requests.exceptions.SSLError:
+            raise RelayRefused(
+                f"the certificate of Home Assistant at {self._url} is not trusted; if its authority is your own, "
+                "name its certificate as ca_file in [home_assistant] (nothing was sent)"
+            ) from None
         except requests.RequestException as error:
             # The class says enough; the text of a requests error can carry the whole request.
             raise RelayError(f"Home Assistant at {self._url} cannot be reached ({type(error).__name__})") from None
         if response.status_code in (401, 403):
-            raise RelayRefused(
+            self._refused = RelayRefused(
                 f"Home Assistant at {self._url} refuses the token ({response.status_code}); put a valid one into the "
                 "credentials file (it is not tried again, so that the address is not banned)"
             )
+            raise self._refused
         if response.status_code == 404:
-            raise RelayRefused(f"Home Assistant at {self._url} knows no {self.name}; check the entity id of the relay")
+            raise RelayUnknown(f"Home Assistant at {self._url} knows no {self.name}; check the entity id of the relay")
         if response.status_code == 504:
             raise RelayTimeout(f"Home Assistant at {self._url} timed out on the device of {self.name}")
         if response.status_code != 200:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_hut.bench.models import Bench, HomeAssistantRelay, Slot
+from pytest_hut.bench.models import Bench, CommandRelay, HomeAssistantRelay, Slot
 from pytest_hut.events.types import Event
 from pytest_hut.power.driver import RelayDriver
 from pytest_hut.power.intent import PowerFile
-from pytest_hut.power.relay import NoRelayDriver, Relay
+from pytest_hut.power.relay import Relay
 
 
 def relay_for(slot: Slot, bench: Bench, emit: Callable[[Event], None]) -> Relay:
@@ -17,11 +17,18 @@ def relay_for(slot: Slot, bench: Bench, emit: Callable[[Event], None]) -> Relay:
 
 
 def _driver(slot: Slot, bench: Bench) -> RelayDriver:
-    if not isinstance(slot.relay, HomeAssistantRelay):
-        return NoRelayDriver()
     # Imported where it is used: only some slots need an HTTP client.
-    from pytest_hut.power.home_assistant import HomeAssistantDriver
+    match slot.relay:
+        case HomeAssistantRelay() as relay:
+            from pytest_hut.power.home_assistant import HomeAssistantDriver
 
-    server = slot.relay.server or bench.home_assistant
-    assert server is not None, "the bench model refuses a relay without a server"
-    return HomeAssistantDriver(server, slot.relay.entity)
+            server = relay.server or bench.home_assistant
+            assert server is not None, "the bench model refuses a relay without a server"
+            return HomeAssistantDriver(server, relay.entity)
+        case CommandRelay() as relay:
+            from pytest_hut.power.command import CommandDriver
+
+            return CommandDriver(relay)
+    from pytest_hut.power.manual import NoRelayDriver
+
+    return NoRelayDriver()

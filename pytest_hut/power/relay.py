@@ -1,62 +1,31 @@
-"""The relay state machine: check, command, read back until it holds; and the way back on from anywhere."""
+"""The relay of a slot: off, on, cycles, and the way back on from anywhere."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from pytest_hut.bench.models import PowerTimes
 from pytest_hut.errors import RelayError
 from pytest_hut.events.types import Event, PowerCycled, PowerOffIntended, PowerSwitched, Recovered
-from pytest_hut.power.driver import RelayDriver, RelayRefused, RelayTimeout
+from pytest_hut.power.deadline import Deadline
+from pytest_hut.power.driver import RelayDriver, RelayTimeout
 from pytest_hut.power.intent import PowerFile, PowerRecord
+from pytest_hut.power.result import READ_BACK, Action, PowerResult, Status
+from pytest_hut.power.switching import Switched, Switcher, Target, Trace
 
-Status = Literal["ok", "timeout", "ha_error"]
-
-READ_BACK_EVERY_S = 0.1
-"""A relay tells nobody when it has switched; it has to be asked."""
-
-
-@dataclass(frozen=True)
-class PowerResult:
-    """What became of a power command: always one of `ok`, `timeout`, `ha_error`, with the reason in words."""
-
-    status: Status
-    action: str
-    entity: str
-    seconds: float
-    attempts: int
-    states: tuple[str, ...] = ()
-    """The states read back, in order, without repetitions."""
-    reason: str = ""
-    off_s: float = 0.0
-    on_s: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether the relay is proved to have done what was asked."""
-        return self.status == "ok"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping."""
-        return asdict(self)
-
-
-@dataclass
-class _Attempt:
-    """What one command went through."""
-
-    states: list[str] = field(default_factory=list)
-    count: int = 0
-    status: Status = "ha_error"
-    reason: str = ""
+UNPROVED = "the command ended well, but nothing proves that the relay switched: give it a `state` command in slots.toml"
 
 
 class Relay:
-    """The relay of one slot whose lock is held. All methods may be called from one thread only."""
+    """The relay of one slot whose lock is held. All methods may be called from one thread only.
+
+    Every command ends within the slot's `budget_s`, waiting that was asked for (cooldown, off and on time) not counted;
+    of a cycle's, switching off gets half at most. Commands do not raise for what relays do, they tell it in the result.
+    """
 
     def __init__(
         self, slot_id: str, driver: RelayDriver, times: PowerTimes, record: PowerFile, emit: Callable[[Event], None]
@@ -66,83 +35,114 @@ class Relay:
         self._times = times
         self._record = record
         self._emit = emit
+        self._switcher = Switcher(driver, times)
         self._pause = threading.Event()
 
+    @property
+    def name(self) -> str:
+        """What people call the relay, e.g. its entity id."""
+        return self._driver.name
+
     def state(self) -> str:
-        """Return what the relay says it is (`on`, `off`, ...). Raises RelayError."""
-        self._driver.check()
-        return self._driver.state()
+        """Return what the relay says it is: `on`, `off`, another word, or `unknown` if it never tells.
+
+        Raises RelayError when that cannot be found out, or not be believed.
+        """
+        return self._driver.state(self._times.settle_timeout_s) or "unknown"
+
+    def look(self) -> PowerResult:
+        """Like `state`, as a structured result; `ok` only when it is `on` or `off`. Changes nothing."""
+        trace = Trace()
+        trouble: RelayError | None = None
+        try:
+            state = self.state()
+        except RelayError as error:
+            trouble = error
+        else:
+            trace.saw(state)
+            if state not in ("on", "off"):
+                trouble = RelayError(f"{self.name} is {state!r}, neither on nor off; check the relay")
+        return self._result("state", trace, trouble, proved_by=() if trouble else (READ_BACK,))
 
     def on(self) -> PowerResult:
         """Switch on and prove it."""
-        result = self._switch("on")
-        if result.ok:
-            self._mark(off_intended=False)
-        return result
+        trace = Trace()
+        switched, watch = self._switch_on(Deadline(self._times.budget_s), trace)
+        if switched.trouble is None:
+            self._forget_intent()
+        return self._switched("on", trace, switched, switch_on_s=switched.seconds, **watch)
 
     def off(self) -> PowerResult:
         """Switch off and prove it. From here until `on` the slot owes its board power.
 
+        The slot's cooldown is waited for first.
+
         Raises:
             InfrastructureError: the intent could not be written down, so nothing was switched.
         """
-        self._mark(off_intended=True)
-        self._emit(PowerOffIntended(slot=self._slot_id, entity=self._driver.name))
-        return self._switch("off")
+        trace = Trace()
+        waited = self._cool_down()
+        switched = self._switch_off(Deadline(self._times.budget_s), trace)
+        return self._switched("off", trace, switched, cooldown_s=waited, switch_off_s=switched.seconds)
 
     def cycle(
         self,
         off_s: float | None = None,
         on_s: float | None = None,
         while_off: Callable[[], object] | None = None,
+        prove: Callable[[], tuple[str, ...]] | None = None,
     ) -> PowerResult:
-        """Off, wait `off_s`, on, wait `on_s` (both in seconds; None is the slot's default). Ends on, or tells that not.
+        """Off, wait `off_s`, on, wait `on_s`. Ends on, or tells that it does not.
 
-        The slot's cooldown is waited for first. `while_off` is called at the end of the off time.
+        Args:
+            off_s: seconds from when the relay was first read off; None is the slot's default.
+            on_s: seconds after it is proved on; None is the slot's default.
+            while_off: called at the end of the off time.
+            prove: called when the relay is proved on; returns what the board shows of it. It must not raise.
+
+        Raises:
+            InfrastructureError: the intent could not be written down, so nothing was switched.
         """
         off_s = self._times.off_s if off_s is None else off_s
         on_s = self._times.on_s if on_s is None else on_s
-        start = time.monotonic()
-        self._pause.wait(self._record.read().cooldown_left_s(self._times.cooldown_s))
-        off = self.off()
+        trace = Trace()
+        asked: dict[str, Any] = {"off_s": off_s, "on_s": on_s, "cooldown_s": self._cool_down()}
+        budget_s = self._times.budget_s
+        off = self._switch_off(Deadline(budget_s / 2), trace)
+        if not off.sent:
+            result = self._result("cycle", trace, off.trouble, "nothing was switched: ", **asked)
+            self._note_cycle(result)
+            return result
         try:
-            if off.ok:
-                self._pause.wait(off_s)
+            if off.trouble is None:
+                off_since = off.held_since or time.monotonic()
+                self._pause.wait(max(0.0, off_s - (time.monotonic() - off_since)))
                 if while_off is not None:
                     while_off()
         finally:
             # Also after a failed off (it may still happen late) and when this wait was interrupted.
-            on = self.on()
-            self._mark(off_intended=not on.ok, cycle_ended=True)
-        if on.ok:
+            on, watch = self._switch_on(Deadline(budget_s - off.seconds), trace)
+        proofs: tuple[str, ...] = ()
+        if on.trouble is None:
+            if off.held_since is not None and on.held_since is not None:
+                proofs = (READ_BACK,)
+            proofs += prove() if prove is not None else ()
             self._pause.wait(on_s)
-        worst = on if not on.ok else off
-        reason = worst.reason
-        if not on.ok:
-            reason = f"THE BOARD MAY BE OFF: switch {self._driver.name} on by hand ({reason})"
-        result = PowerResult(
-            status=worst.status,
-            action="cycle",
-            entity=self._driver.name,
-            seconds=time.monotonic() - start,
-            attempts=off.attempts + on.attempts,
-            states=off.states + on.states,
-            reason=reason,
-            off_s=off_s,
-            on_s=on_s,
+        result = self._result(
+            "cycle",
+            trace,
+            on.trouble or off.trouble,
+            self._loud if on.trouble else "switching off failed: " if off.trouble else "",
+            remark="; ".join(remark for remark in (off.remark, on.remark) if remark),
+            proved_by=proofs if off.trouble is None else (),
+            switch_off_s=off.seconds,
+            switch_on_s=on.seconds,
+            **asked,
+            **watch,
         )
-        self._emit(
-            PowerCycled(
-                slot=self._slot_id,
-                status=result.status,
-                entity=result.entity,
-                off_s=off_s,
-                on_s=on_s,
-                attempts=result.attempts,
-                seconds=result.seconds,
-                reason=result.reason,
-            )
-        )
+        self._note_cycle(result)
+        if on.trouble is None:
+            self._forget_intent()  # Last, so that a cycle that is cut short anywhere is found by the next holder.
         return result
 
     def restore(self, why: str) -> PowerResult | None:
@@ -151,96 +151,147 @@ class Relay:
         Returns:
             None if there was nothing to restore.
         """
-        if not self._record.read().off_intended:
+        record = self._record.read()
+        if record is None or not record.off_intended:
             return None
         result = self.on()
         if result.ok:
             self._emit(Recovered(slot=self._slot_id, what="power restored", reason=why))
         return result
 
+    def first_look(self) -> PowerResult | None:
+        """Where nothing is on record, as after a start of the host, switch the board on if its relay says off.
+
+        Returns:
+            None if there was nothing to do, or the relay cannot be asked: whoever needs it will be told.
+        """
+        if self._record.read() is not None:
+            return None
+        try:
+            state = self.state()
+        except RelayError:
+            return None
+        if state == "on":
+            self._record.write(PowerRecord())
+        if state != "off":
+            return None
+        self._record.write(PowerRecord(off_intended=True))
+        return self.restore("the relay was off, and nothing was on record about it")
+
     def close(self) -> None:
         """Let go of the driver."""
         self._driver.close()
 
-    def _mark(self, *, off_intended: bool, cycle_ended: bool = False) -> None:
-        old = self._record.read()
-        new = PowerRecord(off_intended, time.time() if cycle_ended else old.last_cycle_end)
-        if new != old:
-            self._record.write(new)
+    @property
+    def _loud(self) -> str:
+        return f"THE BOARD OF {self._slot_id} MAY BE OFF, switch {self.name} on by hand: "
 
-    def _switch(self, target: Literal["on", "off"]) -> PowerResult:
-        start = time.monotonic()
-        attempt = _Attempt()
-        while attempt.count < self._times.max_tries and attempt.status != "ok":
-            attempt.count += 1
-            try:
-                self._command_and_read_back(target, attempt)
-            except RelayRefused as error:
-                attempt.status, attempt.reason = "ha_error", str(error)
+    def _cool_down(self) -> float:
+        record = self._record.read()
+        wait_s = record.cooldown_left_s(self._times.cooldown_s) if record else 0.0
+        self._pause.wait(wait_s)
+        return round(wait_s, 3)
+
+    def _switch_off(self, deadline: Deadline, trace: Trace) -> Switched:
+        def write_ahead() -> None:
+            record = self._record.read() or PowerRecord()
+            self._record.write(replace(record, off_intended=True, off_sent=time.time()))
+            if not trace.attempts:
+                self._emit(PowerOffIntended(slot=self._slot_id, entity=self.name))
+
+        switched = self._switcher.switch("off", deadline, trace, write_ahead)
+        if switched.sent:
+            record = self._record.read() or PowerRecord()
+            self._record.write(replace(record, off_sent=0.0 if switched.settled else time.time()))
+        self._note_switch("off", switched)
+        return switched
+
+    def _switch_on(self, deadline: Deadline, trace: Trace) -> tuple[Switched, dict[str, Any]]:
+        switched = self._switcher.switch("on", deadline, trace)
+        self._note_switch("on", switched)
+        record = self._record.read()
+        expected_s = record.watch_left_s(self._times.watch_s) if record else 0.0
+        watch = deadline.within(expected_s)
+        start, late = time.monotonic(), 0
+        while switched.trouble is None and switched.held_since is not None and watch.left:
+            stayed = self._switcher.stays_on(watch, trace)
+            if stayed:
                 break
-            except RelayTimeout as error:
-                attempt.status, attempt.reason = "timeout", str(error)
-            except RelayError as error:
-                attempt.status, attempt.reason = "ha_error", str(error)
-                if attempt.count < self._times.max_tries:
-                    self._pause.wait(min(1.0, self._times.settle_timeout_s / 4))
-        result = PowerResult(
-            status=attempt.status,
-            action=target,
-            entity=self._driver.name,
-            seconds=time.monotonic() - start,
-            attempts=attempt.count,
-            states=tuple(attempt.states),
-            reason=attempt.reason,
+            switched = self._switcher.switch("on", deadline, trace)
+            self._note_switch("on", switched)
+            if stayed is False:
+                late += 1
+                if switched.trouble is None:
+                    why = "an off that nobody had seen arrive came after power was back; it was switched on again"
+                    self._emit(Recovered(slot=self._slot_id, what="late off undone", reason=why))
+        return switched, {"watched_s": round(time.monotonic() - start, 3), "late_offs": late}
+
+    def _forget_intent(self) -> None:
+        record = self._record.read()
+        if record is None:
+            self._record.write(PowerRecord())
+        elif record.off_intended:
+            self._record.write(PowerRecord(last_cycle_end=time.time()))
+
+    def _switched(self, target: Target, trace: Trace, switched: Switched, **more: Any) -> PowerResult:
+        proved = switched.trouble is None and switched.held_since is not None
+        return self._result(
+            target,
+            trace,
+            switched.trouble,
+            self._loud if target == "on" and switched.trouble else "",
+            remark=switched.remark,
+            proved_by=(READ_BACK,) if proved else (),
+            **more,
         )
+
+    def _result(
+        self,
+        action: Action,
+        trace: Trace,
+        trouble: RelayError | None,
+        reason: str = "",
+        *,
+        remark: str = "",
+        proved_by: tuple[str, ...] = (),
+        **more: Any,
+    ) -> PowerResult:
+        """`reason` goes before what the trouble says, `remark` is told where there is none."""
+        if trouble is None:
+            reason = remark if proved_by else "; ".join(text for text in (UNPROVED, remark) if text)
+        else:
+            reason += str(trouble)
+        return PowerResult(
+            status=_status(trouble),
+            action=action,
+            entity=self.name,
+            seconds=round(trace.seconds, 3),
+            attempts=trace.attempts,
+            states=tuple(trace.states),
+            reason=reason,
+            proved_by=proved_by,
+            **{key: round(value, 3) for key, value in more.items()},
+        )
+
+    def _note_switch(self, target: Target, switched: Switched) -> None:
         self._emit(
             PowerSwitched(
                 slot=self._slot_id,
                 target=target,
-                status=result.status,
-                seconds=result.seconds,
-                reason=result.reason,
+                status=_status(switched.trouble),
+                seconds=round(switched.seconds, 3),
+                reason=str(switched.trouble or switched.remark),
+                attempts=switched.sent,
             )
         )
-        return result
 
-    def _command_and_read_back(self, target: str, attempt: _Attempt) -> None:
-        self._driver.check()
-        self._driver.command(target == "on")
-        deadline = time.monotonic() + self._times.settle_timeout_s
-        while True:
-            state = self._driver.state()
-            if not attempt.states or attempt.states[-1] != state:
-                attempt.states.append(state)
-            if state == target:
-                attempt.status, attempt.reason = "ok", ""
-                return
-            if time.monotonic() >= deadline:
-                raise RelayTimeout(
-                    f"{self._driver.name} still says {state!r} {self._times.settle_timeout_s:g} s after it was told "
-                    f"to switch {target}"
-                )
-            self._pause.wait(READ_BACK_EVERY_S)
+    def _note_cycle(self, result: PowerResult) -> None:
+        data = result.to_json()
+        del data["action"]
+        self._emit(PowerCycled(slot=self._slot_id, **{**data, "proved_by": list(result.proved_by)}))
 
 
-class NoRelayDriver:
-    """A slot without a relay: its power cannot be switched from here."""
-
-    name = "none"
-
-    def check(self) -> None:
-        """Always raises."""
-        raise RelayRefused("the slot has no relay; give it one in slots.toml, or switch its power by hand")
-
-    def command(self, on: bool) -> None:
-        """Always raises."""
-        del on
-        self.check()
-
-    def state(self) -> str:
-        """Always raises."""
-        self.check()
-        return "unknown"
-
-    def close(self) -> None:
-        """Nothing is open."""
+def _status(trouble: RelayError | None) -> Status:
+    if trouble is None:
+        return "ok"
+    return "timeout" if isinstance(trouble, RelayTimeout) else "ha_error"
