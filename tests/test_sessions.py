@@ -112,8 +112,8 @@ def test_needs_that_a_slot_does_not_meet(lab: Lab) -> None:
     session = lab.run("-rs")
 
     outcomes = {test.node_id.split("::")[1]: (test.outcome, test.message) for test in session.report.tests}
-    assert outcomes["test_chip"] == ("skipped", "needs chip esp32c3, but hut-01 has esp32")
-    assert outcomes["test_features"] == ("skipped", "needs ethernet, which hut-01 does not have")
+    assert outcomes["test_chip"] == ("skipped", "no slot for it: needs chip esp32c3, but hut-01 has esp32")
+    assert outcomes["test_features"] == ("skipped", "no slot for it: needs ethernet, which hut-01 does not have")
     assert outcomes["test_fits"] == ("passed", "")
 
 

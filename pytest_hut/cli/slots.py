@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pytest_hut.bench.models import Slot
+from pytest_hut.bench.quarantine import quarantine_of
 from pytest_hut.cli.choice import the_bench
 from pytest_hut.cli.exits import OK
 from pytest_hut.lease.lockfile import Holder, LockFile
@@ -43,6 +44,7 @@ def _as_json(slot: Slot, holder: Holder | None) -> dict[str, object]:
         "lock": str(slot.lock),
         "free": holder is None,
         "held_by": asdict(holder) if holder else None,
+        "quarantine": asdict(quarantine) if (quarantine := quarantine_of(slot.id)) else None,
     }
 
 
@@ -51,6 +53,9 @@ def _cells(slot: Slot, holder: Holder | None) -> tuple[str, ...]:
     if _port_present(slot) is False:
         port += " (not there)"
     state = f"held by {holder}" if holder else "free"
+    quarantine = quarantine_of(slot.id)
+    if quarantine is not None:
+        state += f"; {quarantine}"
     return slot.id, state, slot.chip, ",".join(slot.features) or "-", _relay(slot) or "-", port
 
 

@@ -100,6 +100,8 @@ class SlotRecord(ReportPart):
     power_cycles: int = 0
     power_cycle_results: list[PowerCycleRecord] = []
     recovery_events: list[RecoveryRecord] = []
+    quarantined: str | None = None
+    """Why the session stopped using the slot, and until when; None where it did not."""
 
 
 class TestRecord(ReportPart):

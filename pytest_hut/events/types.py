@@ -229,3 +229,21 @@ class Recovered(Event):
 
     what: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotQuarantined(Event):
+    """The session uses the slot no more."""
+
+    reason: str
+    until: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestMoved(Event):
+    """The bench failed a test on this slot, so it is tried once on another."""
+
+    __test__: ClassVar[bool] = False  # No test class, whatever pytest thinks of its name.
+
+    node_id: str
+    reason: str

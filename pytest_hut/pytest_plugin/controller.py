@@ -9,21 +9,23 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from pytest_hut.bench.load import load_bench, select_slots, virtual_bench
-from pytest_hut.bench.models import Bench
-from pytest_hut.bench.places import find_config
 from pytest_hut.contracts.report import Report
-from pytest_hut.errors import ConfigError, HutError
+from pytest_hut.errors import ConfigError, HutError, InfrastructureError
 from pytest_hut.events.journal import Journal, read_journal
 from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased, TestFinished
-from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S, asked_slots
-from pytest_hut.pytest_plugin.scheduling import SlotScheduling
+from pytest_hut.lease.handover import LockOffice
+from pytest_hut.lease.several import HeldLocks, take_any, take_each
+from pytest_hut.pytest_plugin.choice import Choice, choice_from_options
+from pytest_hut.pytest_plugin.dispatch import AGAIN, Dispatch
+from pytest_hut.pytest_plugin.needs import facts_of
+from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S
+from pytest_hut.pytest_plugin.progress import TerminalProgress
 from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE, PHASES, kind_on, message_on, notes_on
-from pytest_hut.pytest_plugin.worker import SlotWorker, input_for_worker
+from pytest_hut.pytest_plugin.worker import Seat, SlotWorker, input_for_worker
 from pytest_hut.recording.finish import finish_job
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
 from pytest_hut.recording.report import write_report
@@ -33,15 +35,21 @@ from pytest_hut.virtual.slots import VirtualSlots
 class SlotController:
     """Lives in the xdist controller, or in the only process, of a session with `--hut-slots`."""
 
-    def __init__(self, config: pytest.Config, bench: Bench, slot_ids: list[str]) -> None:
+    def __init__(self, config: pytest.Config, choice: Choice) -> None:
         self._config = config
-        self._bench = bench
-        self._slot_ids = slot_ids
-        self._free = list(slot_ids)
+        self._bench = choice.bench
+        self._choice = choice
+        self._slot_ids = choice.slot_ids
+        self._free: list[str] = []
+        self._locks = HeldLocks()
+        self._lock_office: LockOffice | None = None
+        self._dispatch: Dispatch | None = None
         self._slot_of_node: dict[str, str] = {}
         self._failed_phase: dict[str, pytest.TestReport] = {}
         self._seen: dict[str, pytest.TestReport] = {}
         self._durations: dict[str, float] = {}
+        self._not_over: set[str] = set()
+        """Tests whose last report was not the last word: another slot, or another try, will have it."""
         self._kinds: set[str | None] = set()
         self._job: Job | None = None
         self._journal: Journal | None = None
@@ -55,14 +63,14 @@ class SlotController:
     def from_options(cls, config: pytest.Config) -> SlotController:
         """Check everything that can be checked before anything starts. Raises pytest.UsageError."""
         try:
-            bench, slot_ids = _bench_from_options(config)
+            choice = choice_from_options(config)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
         workers = len(config.getoption("tx", None) or ())
-        if workers > len(slot_ids):
+        if workers > choice.count:
             raise pytest.UsageError(
-                f"-n {workers} asks for more workers than there are slots: --hut-slots names {len(slot_ids)} "
-                f"({', '.join(slot_ids)}); use -n {len(slot_ids)}, or name more slots"
+                f"-n {workers} asks for more workers than there are slots: --hut-slots names {choice.count} "
+                f"({', '.join(choice.slot_ids)}); use -n {choice.count}, or name more slots"
             )
         limit = config.getoption("hut_timeout")
         if not 0 < limit <= MAXIMUM_TIMEOUT_S:
@@ -72,7 +80,7 @@ class SlotController:
         firmware = config.getoption("hut_firmware")
         if firmware and not (config.invocation_params.dir / firmware).exists():
             raise pytest.UsageError(f"--hut-firmware={firmware}: there is no such file or folder")
-        return cls(config, bench, slot_ids)
+        return cls(config, choice)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -94,6 +102,58 @@ class SlotController:
             pytest.exit(f"infrastructure: {error}", returncode=EXIT_INFRASTRUCTURE)
         self._job = job
         self._journal = self._ends.enter_context(contextlib.closing(Journal(job.path / SESSION_JOURNAL)))
+        self._end_orderly_on_signals()
+        self._end_in_time(config.getoption("hut_timeout"))
+        try:
+            self._take_slots(job)
+        except HutError as error:
+            self._say_started(job)
+            self._give_up(error)
+        except KeyboardInterrupt:
+            self._say_started(job)  # So that the report can say what was waited for.
+            raise
+        self._say_started(job)
+        self._dispatch = Dispatch(
+            config,
+            job,
+            [facts_of(self._bench.slots[slot_id]) for slot_id in self._slot_ids],
+            self._journal.append,
+            lambda node: self._slot_of_node.get(node.gateway.id, ""),
+        )
+        config.pluginmanager.register(self._dispatch, "hut-dispatch")
+        for slot_id in self._locks.busy:
+            self._dispatch.lose(slot_id, self._locks.busy[slot_id])
+        try:
+            self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
+        except HutError as error:
+            self._give_up(error)
+        self._free = list(self._slot_ids)
+        if not config.getoption("tx", None):
+            seat = Seat(self._slot_ids[0], self._slot_ids)
+            config.pluginmanager.register(SlotWorker(config, self._bench, job, seat, self._locks), "hut-worker")
+
+    def _take_slots(self, job: Job) -> None:
+        """Take the locks of a session with several workers, or of any free slots, before anything is started."""
+        config, choice = self._config, self._choice
+        paths = {slot_id: self._bench.slots[slot_id].lock for slot_id in choice.slot_ids}
+        timeout_s = config.getoption("hut_lock_timeout")
+        progress = TerminalProgress(config, "hut")
+        self._ends.callback(lambda: self._locks.release())  # Those taken later, too.
+        if choice.any_of:
+            self._locks = take_any(paths, choice.count, job.job_id, timeout_s, progress.line)
+            self._slot_ids = [slot_id for slot_id in choice.slot_ids if slot_id in self._locks.locks]
+        workers = len(config.getoption("tx", None) or ())
+        self._slot_ids = self._slot_ids[: workers or None]
+        if workers and not choice.any_of:
+            used = {slot_id: paths[slot_id] for slot_id in self._slot_ids}
+            self._locks = take_each(used, job.job_id, timeout_s, progress.line)
+            if not self._locks.locks:
+                raise InfrastructureError("no slot can be had: " + "; ".join(self._locks.busy.values()))
+        if workers:
+            self._lock_office = self._ends.enter_context(contextlib.closing(LockOffice(self._locks)))
+
+    def _say_started(self, job: Job) -> None:
+        assert self._journal is not None
         chosen = [self._bench.slots[slot_id] for slot_id in self._slot_ids]
         self._journal.append(
             SessionStarted(
@@ -105,36 +165,40 @@ class SlotController:
                 virtual=all(slot.virtual for slot in chosen),
                 pid=os.getpid(),
                 stamp=job.stamp,
-                thread_ref=config.getoption("hut_thread_ref"),
+                thread_ref=self._config.getoption("hut_thread_ref"),
             )
         )
-        self._end_orderly_on_signals()
-        self._end_in_time(config.getoption("hut_timeout"))
-        try:
-            self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
-        except HutError as error:
-            self._reason = str(error)
-            path = self._write_report(EXIT_INFRASTRUCTURE)
-            pytest.exit(f"infrastructure: {error}; report: {self._shown(path)}", returncode=EXIT_INFRASTRUCTURE)
-        if not config.getoption("tx", None):
-            worker = SlotWorker(config, self._bench, self._slot_ids[0], self._slot_ids, job, "")
-            config.pluginmanager.register(worker, "hut-worker")
+
+    def _give_up(self, error: HutError) -> NoReturn:
+        self._reason = str(error)
+        path = self._write_report(EXIT_INFRASTRUCTURE)
+        pytest.exit(f"infrastructure: {error}; report: {self._shown(path)}", returncode=EXIT_INFRASTRUCTURE)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Give a new worker its slot before it sets anything up; after a crash, that of the dead one."""
-        if self._job is None:
+        if self._job is None or self._dispatch is None:
             return
         slot_id = self._free.pop(0)
         self._slot_of_node[node.gateway.id] = slot_id
-        node.workerinput["hut"] = input_for_worker(self._bench, slot_id, self._used_slots(), self._job, node.gateway.id)
+        seat = Seat(
+            slot_id,
+            self._slot_ids,
+            worker=node.gateway.id,
+            errands=self._config.getoption("dist") == "load",
+            lock_office=self._lock_office.path if self._lock_office else "",
+            waited_s=self._locks.waited_s,
+            failures=self._dispatch.failures_of(slot_id),
+        )
+        node.workerinput["hut"] = input_for_worker(self._bench, self._job, seat)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> SlotScheduling | None:
-        """Take the place of xdist's default scheduler; one that was asked for stays."""
-        if config.getoption("dist") != "load":
-            return None
-        return SlotScheduling(config, self._used_slots(), lambda node: self._slot_of_node[node.gateway.id])
+    def pytest_testnodeready(self, node: Any) -> None:
+        """Say which worker has which slot."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and self._config.getoption("verbose") > 0:
+            slot_id = self._slot_of_node[node.gateway.id]
+            terminal.write_line(f"[{node.gateway.id}] has {slot_id} ({self._bench.slots[slot_id].chip})")
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -153,6 +217,16 @@ class SlotController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome of a test once its last phase is over."""
         node_id = report.nodeid
+        if report.when == "setup":
+            self._not_over.discard(node_id)
+        if report.outcome == AGAIN:
+            self._not_over.add(node_id)
+            return
+        if report.when == "teardown" and report.passed and node_id in self._not_over:
+            self._not_over.discard(node_id)
+            self._durations.pop(node_id, None)
+            self._seen.pop(node_id, None)
+            return
         self._durations[node_id] = self._durations.get(node_id, 0.0) + report.duration
         if report.when == "call" or not report.passed:
             self._seen.setdefault(node_id, report)
@@ -160,13 +234,6 @@ class SlotController:
             self._failed_phase.setdefault(node_id, report)
         if report.when not in ("setup", "call"):  # teardown, or xdist's `???` for a crashed worker
             self._note_outcome(report)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
-        """Infrastructure trouble is an error, never a failure of the product."""
-        if isinstance(report, pytest.TestReport) and report.failed and kind_on(report) == "infrastructure":
-            return "error", "E", "INFRASTRUCTURE ERROR"
-        return None
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Remember why; workers that hold boards are told to put them in order and end."""
@@ -187,6 +254,11 @@ class SlotController:
             return result
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._kinds == {"infrastructure"}:
             session.exitstatus = EXIT_INFRASTRUCTURE
+        if self._dispatch is not None:
+            if self._dispatch.all_gone:
+                session.exitstatus = EXIT_INFRASTRUCTURE
+                self._reason = self._reason or self._dispatch.all_gone
+            self._dispatch.finish()
         self._reason = self._reason or str(getattr(session, "shouldfail", "") or "")
         self._write_report(int(session.exitstatus))
         return result
@@ -251,9 +323,6 @@ class SlotController:
             )
         )
 
-    def _used_slots(self) -> list[str]:
-        return self._slot_ids[: len(self._config.getoption("tx", None) or self._slot_ids)]
-
     def _holders(self) -> set[int]:
         """Return the worker processes that hold a slot now, as their journals tell."""
         holders: set[int] = set()
@@ -286,20 +355,6 @@ class SlotController:
 
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._ends.callback(signal.signal, number, signal.signal(number, end))
-
-
-def _bench_from_options(config: pytest.Config) -> tuple[Bench, list[str]]:
-    asked = asked_slots(config)
-    path = find_config(config.getoption("hut_config"), config.invocation_params.dir)
-    bench = load_bench(path) if path else None
-    if config.getoption("hut_virtual"):
-        bench = virtual_bench(asked, bench)
-    elif bench is None:
-        raise ConfigError(
-            "--hut-slots needs a slots.toml, and there is none (looked at --hut-config, HUT_CONFIG, ./slots.toml, "
-            "~/.config/hut/slots.toml, /etc/hut/slots.toml); copy slots.example.toml, or add --hut-virtual"
-        )
-    return bench, [slot.id for slot in select_slots(bench, asked, str(path or "--hut-virtual"))]
 
 
 def _outcome_of(report: pytest.TestReport) -> tuple[str, str | None]:

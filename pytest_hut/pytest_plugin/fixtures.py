@@ -46,9 +46,21 @@ def power_relay(hut_slot: HutSlot) -> Relay:
 
 
 @pytest.fixture
+def hut_slots(request: pytest.FixtureRequest, hut_slot: HutSlot) -> Iterator[list[HutSlot]]:
+    """The boards of a test that needs several at once: as many as `hut(count=...)` says, two by default.
+
+    The first is `hut_slot`. The others are taken for this test alone; each fits what its `hut` markers ask for.
+    """
+    with _worker(request).hold_team(request.node, hut_slot) as slots:
+        yield slots
+
+
+@pytest.fixture
 def flashed_firmware(request: pytest.FixtureRequest, hut_slot: HutSlot) -> Firmware:
     """The firmware under test, proved to be on the board; flashed only where it is not there yet.
 
     It is what the marker `hut(firmware=...)` names, else `--hut-firmware`, else, on a virtual slot, the demo firmware.
     """
-    return hut_slot.flash(_worker(request).firmware_for(request.node, hut_slot))
+    worker = _worker(request)
+    with worker.timing_flash(hut_slot):
+        return hut_slot.flash(worker.firmware_for(request.node, hut_slot))

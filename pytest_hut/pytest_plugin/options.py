@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_hut.scheduling.health import DEFAULT_LIMIT
+
 DEFAULT_TIMEOUT_S = 1800.0
 MAXIMUM_TIMEOUT_S = 14400.0
 """The limits of a job of the runner role, which a session is."""
@@ -15,7 +17,26 @@ def add_options(parser: pytest.Parser) -> None:
     """Add them to pytest's parser."""
     group = parser.getgroup("hut", "hardware under test (pytest-hut)")
     option = group.addoption
-    option("--hut-slots", metavar="ID,ID", default="", help="slots to use, e.g. hut-01,hut-02; worker k gets the k-th")
+    option(
+        "--hut-slots",
+        metavar="ID,ID",
+        default="",
+        help="slots to use: hut-01,hut-02 (worker k gets the k-th), all, any:2 (any two that are free), or "
+        "any:2:esp32s3+psram (of those with these words)",
+    )
+    option(
+        "--hut-no-slot",
+        choices=("skip", "error"),
+        default="skip",
+        help="how a test is reported that no slot of the session fits (default: skip)",
+    )
+    option(
+        "--hut-quarantine-after",
+        metavar="N",
+        type=int,
+        default=DEFAULT_LIMIT,
+        help=f"use a slot no more after N failures of the bench in a row; 0: never mind (default: {DEFAULT_LIMIT})",
+    )
     option("--hut-virtual", action="store_true", help="every slot named is a virtual one: no hardware is touched")
     option("--hut-config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     option("--hut-firmware", metavar="PATH", help="firmware that flashed_firmware puts on the boards")
@@ -42,6 +63,6 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def asked_slots(config: pytest.Config) -> list[str]:
-    """Return the slot ids of `--hut-slots`, in order."""
+    """Return the words of `--hut-slots`, in order: slot ids, or one word that means some."""
     text: str = config.getoption("hut_slots", "") or ""
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -56,3 +56,11 @@ def message_on(report: pytest.TestReport) -> str:
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     return str(report.longrepr).strip().splitlines()[-1] if report.failed and report.longrepr else ""
+
+
+def bench_failed(report: pytest.TestReport) -> bool | None:
+    """Return whether the bench failed in a test, None where the report does not say how the slot does."""
+    if report.when not in PHASES or "slot" not in notes_on(report):
+        return None
+    failed = kind_on(report) == "infrastructure"
+    return failed if failed or (report.when == "call" and report.outcome in ("passed", "failed")) else None

@@ -47,7 +47,11 @@ def build_report(job: Job) -> Report:
         if folder.is_dir()
     }
     names = started.slots if started else sorted(slot_events)
-    slots = [_slot_record(name, slot_events.get(name, ())) for name in names]
+    of_session = [event for event in session if isinstance(event, (ev.SlotQuarantined, ev.TestMoved))]
+    slots = [
+        _slot_record(name, [*slot_events.get(name, ()), *(event for event in of_session if event.slot == name)])
+        for name in names
+    ]
     tests = [_test_record(event) for event in session if isinstance(event, ev.TestFinished)]
     times = [event.utc for events in (session, *slot_events.values()) for event in events] or [ev.utc_now()]
     start, end = min(times), max(times)
@@ -116,6 +120,13 @@ def _slot_record(name: str, events: Iterable[ev.Event]) -> SlotRecord:
                 record.power_cycle_results.append(PowerCycleRecord.model_validate(_known(event, PowerCycleRecord)))
             case ev.Recovered():
                 record.recovery_events.append(RecoveryRecord.model_validate(_known(event, RecoveryRecord)))
+            case ev.TestMoved():
+                reason = f"{event.node_id}: {event.reason}"
+                record.recovery_events.append(
+                    RecoveryRecord(utc=event.utc, what="test tried on another slot", reason=reason)
+                )
+            case ev.SlotQuarantined():
+                record.quarantined = f"{event.reason}; until {event.until}"
     return record
 
 
@@ -160,6 +171,9 @@ def _next_action(status: str, tests: list[TestRecord], slots: list[SlotRecord]) 
         for cycle in slot.power_cycle_results[-1:]:
             if cycle.status != "ok":
                 return f"Look at the relay of {slot.slot}: {cycle.reason}"
+    for slot in slots:
+        if slot.quarantined:
+            return f"Look at {slot.slot}, which was put in quarantine: {slot.quarantined}"
     kinds = {test.kind for test in tests if test.outcome in FAILURES}
     if "infrastructure" in kinds:
         return "Look at the bench first (port, relay, cabling), then run again: the firmware was not judged."

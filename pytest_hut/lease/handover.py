@@ -1,0 +1,79 @@
+"""Handing a held lock to another process of the same session: the descriptor itself goes over a Unix socket.
+
+Both then share one open file description, so the lock stays taken until the last of them is gone, however each ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_hut.errors import InfrastructureError
+from pytest_hut.lease.several import HeldLocks
+
+ANSWER_S = 30.0
+LONGEST_ID = 64
+
+
+class LockOffice:
+    """Serves descriptors of held locks to processes of this user; `close` ends it, the locks stay as they are."""
+
+    def __init__(self, held: HeldLocks) -> None:
+        self._held = held
+        self._folder = Path(tempfile.mkdtemp(prefix="hut-locks-"))  # Only this user may enter it.
+        self.path = str(self._folder / "office")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(self.path)
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve, name="hut-lock-office", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:
+                return  # Closed.
+            with peer, contextlib.suppress(OSError):
+                peer.settimeout(ANSWER_S)
+                lock = self._held.locks.get(peer.recv(LONGEST_ID).decode(errors="replace"))
+                if lock is None or not lock.held:
+                    peer.send(b"no")
+                else:
+                    socket.send_fds(peer, [b"ok"], [lock.fileno()])
+
+
+@contextlib.contextmanager
+def borrowed_lock(office: str, slot_id: str) -> Iterator[None]:
+    """Hold, while inside, the lock of a slot that the process behind `office` holds.
+
+    Raises InfrastructureError when that process is gone or does not hold it.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(ANSWER_S)
+            peer.connect(office)
+            peer.send(slot_id.encode())
+            answer, descriptors, _, _ = socket.recv_fds(peer, 16, 1)
+    except OSError as error:
+        raise InfrastructureError(f"the lock of {slot_id} cannot be had from the session ({error.strerror})") from None
+    if answer != b"ok" or not descriptors:
+        raise InfrastructureError(f"the session does not hold the lock of {slot_id}")
+    try:
+        yield
+    finally:
+        os.close(descriptors[0])  # Never unlocked here: that would unlock it for the session, too.
