@@ -64,6 +64,9 @@ def main() -> int:
                 killed += 1
     output = session.communicate(timeout=max(1.0, deadline - time.monotonic()))[0]
 
+    if not lab.reports():
+        print(f"{killed} workers killed; the session wrote no report\n{output[-5000:]}")
+        return 1
     tests = lab.reports()[-1].tests
     outcomes = Counter(test.outcome for test in tests)
     names = Counter(test.node_id for test in tests)
@@ -83,12 +86,15 @@ def main() -> int:
 
 
 def _workers(controller: int) -> list[int]:
-    """Return the xdist workers of a session: children of the controller that run execnet."""
+    """Return the workers of a session that hold a slot: children of the controller with a journal open.
+
+    Those that are still starting are spared: execnet and xdist themselves do not survive that.
+    """
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == controller and b"execnet" in (path / "cmdline").read_bytes():
+            if parent == controller and any("events_gw" in str(fd.readlink()) for fd in (path / "fd").iterdir()):
                 found.append(int(path.name))
     return found
 

@@ -75,6 +75,7 @@ def take_any(
         now = time.monotonic()
         if len(held.locks) == count:
             held.waited_s = dict.fromkeys(held.locks, now - start)
+            held.busy.clear()  # Others were free.
             return held
         free = len(held.locks)
         held.release()

@@ -22,11 +22,8 @@ class Choice:
     slot_ids: list[str]
     count: int
     """How many of them the session takes."""
-
-    @property
-    def any_of(self) -> bool:
-        """Whether it takes whichever are free."""
-        return self.count < len(self.slot_ids)
+    any_of: bool
+    """Whether it takes whichever are free."""
 
 
 def choice_from_options(config: pytest.Config) -> Choice:
@@ -55,7 +52,9 @@ def choice_from_options(config: pytest.Config) -> Choice:
     if config.getoption("hut_virtual"):
         bench = virtual_bench(asked, bench)
     assert bench is not None
-    return Choice(bench, [slot.id for slot in select_slots(bench, asked, str(path or "--hut-virtual"))], count)
+    return Choice(
+        bench, [slot.id for slot in select_slots(bench, asked, str(path or "--hut-virtual"))], count, bool(some)
+    )
 
 
 def _with_words(bench: Bench, words: list[str]) -> list[str]:

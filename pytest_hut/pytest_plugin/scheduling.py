@@ -52,7 +52,8 @@ class SlotScheduling:
         self, config: pytest.Config, slots: Sequence[SlotFacts], slot_of: Callable[[Any], str], desk: Desk
     ) -> None:
         """`slot_of` tells the slot of a worker node."""
-        self._config = config
+        self.config = config
+        """Named so in all of xdist's schedulers; pytest-rerunfailures reads it."""
         self._slots = [slot.id for slot in slots]
         self._slot_of = slot_of
         self._desk = desk
@@ -259,7 +260,7 @@ class SlotScheduling:
                 self._send(node_of[leader], [*partners, team.index, self._count + PAUSE])
 
     def _report_difference(self, node: Any) -> None:
-        self._config.hook.pytest_collectreport(
+        self.config.hook.pytest_collectreport(
             report=pytest.CollectReport(
                 nodeid=node.gateway.id,
                 outcome="failed",

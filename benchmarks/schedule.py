@@ -1,0 +1,207 @@
+"""How well a bench is used: `python benchmarks/schedule.py [--scaling]`.
+
+Eight virtual slots with two chips, three firmwares, 60 tests of known durations, flashing at the speed of the wire.
+Printed are makespan (first test begins to last test ends, as the events tell), the least possible, and reflashes,
+for the scheduler of the bench (without history, then with it) and for xdist's `load` and `loadgroup` with the same
+fixtures. `--scaling`: the same work per slot on 1 to 16 slots, and the CPU time each slot costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_hut.firmware.demo import demo_firmware
+from pytest_hut.firmware.imageset import ImageSet
+from pytest_hut.scheduling.bounds import least_makespan
+from pytest_hut.scheduling.distribute import Task
+
+CHIPS = ("esp32", "esp32s3")
+FIRMWARES = 3
+TESTS = 60
+SLOTS = 8
+FLASH_BAUD = 921600
+
+TEST = """
+@pytest.mark.hut(chip="{chip}", firmware="{firmware}")
+@pytest.mark.xdist_group("{chip} {firmware}")
+def test_{number:02}(hut_slot, flashed_firmware):
+    time.sleep({seconds})  # The work of a test of known duration.
+"""
+
+
+PLAIN_LOAD = """
+import pytest
+from xdist.scheduler import LoadScheduling
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return LoadScheduling(config, log)
+"""
+
+
+def seconds_of(number: int) -> float:
+    """Return how long the test with this number takes, 1 to 6 s."""
+    return 1.0 + (number * 7 % 11) / 2
+
+
+def write_bench(folder: Path, slots: int) -> list[str]:
+    """Write slots.toml and firmware; return the slots."""
+    names = [f"hut-{number:02}" for number in range(1, slots + 1)]
+    (folder / "slots.toml").write_text(
+        "\n".join(
+            f'[slots.{name}]\nvirtual = true\nchip = "{CHIPS[number % 2]}"\nflash_baud = {FLASH_BAUD}\n'
+            f'lock_path = "{folder / name}.lock"\n'
+            for number, name in enumerate(names)
+        )
+    )
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = xdist_group\n")
+    for number in range(FIRMWARES):
+        builds = []
+        for chip in CHIPS:
+            images = small(demo_firmware(chip, version=f"fw-{number}"))
+            parts = []
+            for image in images.images:
+                name = f"fw-{number}/{chip}-{image.name}.bin"
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(image.data)
+                parts.append({"path": Path(name).name, "offset": image.offset})
+            builds.append({"chipFamily": chip.upper().replace("ESP32S3", "ESP32-S3"), "parts": parts})
+        (folder / f"fw-{number}" / "manifest.json").write_text(json.dumps({"name": f"fw-{number}", "builds": builds}))
+    return names
+
+
+def small(images: ImageSet) -> ImageSet:
+    """Return the set without its second application: a flash then takes seconds and not most of a minute."""
+    kept = tuple(image for image in images.images if image.name != "ota_0")
+    return ImageSet(kept, source=images.source, chip=images.chip)
+
+
+def write_tests(folder: Path, count: int) -> None:
+    """Write the tests."""
+    text = "import time\nimport pytest\n"
+    for number in range(count):
+        text += TEST.format(
+            number=number, chip=CHIPS[number % 2], firmware=f"fw-{number % FIRMWARES}", seconds=seconds_of(number)
+        )
+    (folder / "test_work.py").write_text(text)
+
+
+def run(folder: Path, slots: list[str], *arguments: str) -> tuple[dict[str, Any], float]:
+    """Run a session; return its report and the CPU seconds of all its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hut-slots={','.join(slots)}"]
+    done = subprocess.run(
+        [*command, "-n", str(len(slots)), *arguments],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder), "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    reports = sorted(folder.glob("build/hut/*/*_report_*.json"))
+    if not reports:
+        raise SystemExit(done.stdout + done.stderr)
+    report = json.loads(reports[-1].read_text())
+    report["folder"] = str(reports[-1].parent)
+    return report, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def makespan(report: dict[str, Any]) -> float:
+    """Return seconds from the first lease to the end of the last test."""
+    leased, ended = [], []
+    for path in Path(report["folder"]).rglob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            at = datetime.fromisoformat(event["utc"]).timestamp()
+            if event["event"] == "SlotLeased":
+                leased.append(at)
+            elif event["event"] == "TestFinished":
+                ended.append(at)
+    return max(ended) - min(leased)
+
+
+def show(name: str, report: dict[str, Any], bound: float | None, cpu_s: float, slots: int) -> None:
+    """Print one line."""
+    written = [flash for slot in report["slots"] for flash in slot["flashes"] if flash["written"]]
+    outcomes = [test["outcome"] for test in report["tests"]]
+    span = makespan(report)
+    over = f"{100 * (span / bound - 1):+6.1f} %" if bound else ""
+    print(
+        f"{name:34} {span:7.1f} s {over}  {len(written):3} flashes  {outcomes.count('passed'):3} passed "
+        f"{outcomes.count('skipped'):3} skipped  {cpu_s / slots:5.1f} s CPU per slot",
+        flush=True,
+    )
+
+
+def erase(folder: Path) -> None:
+    """Make all boards blank again."""
+    for path in folder.glob(".local/state/hut/virtual/*/flash.bin"):
+        path.unlink()
+
+
+def compare(folder: Path) -> None:
+    """Print the comparison of schedulers."""
+    slots = write_bench(folder, SLOTS)
+    write_tests(folder, TESTS)
+    (folder / "plain_load.py").write_text(PLAIN_LOAD)
+    for name, arguments in (
+        ("bench, without history", ()),
+        ("bench, with history", ()),
+        ("xdist --dist load", ("-p", "plain_load")),
+        ("xdist --dist loadgroup", ("--dist", "loadgroup")),
+    ):
+        erase(folder)
+        report, cpu_s = run(folder, slots, *arguments)
+        flashes = [flash["seconds"] for slot in report["slots"] for flash in slot["flashes"] if flash["written"]]
+        bound = least_makespan(tasks(slots), min(flashes))
+        print(f"{'  least possible':34} {bound:7.1f} s  with {min(flashes):.1f} s a flash")
+        show(name, report, bound, cpu_s, len(slots))
+
+
+def tasks(slots: list[str]) -> list[Task]:
+    """Return the tests as the schedule sees them."""
+    fits = {chip: frozenset(slot for n, slot in enumerate(slots) if CHIPS[n % 2] == chip) for chip in CHIPS}
+    return [Task(n, seconds_of(n), f"fw-{n % FIRMWARES}", fits[CHIPS[n % 2]]) for n in range(TESTS)]
+
+
+def scale(folder: Path) -> None:
+    """Print what 1 to 16 slots do with the same work for each."""
+    for count in (1, 2, 4, 8, 16):
+        place = folder / str(count)
+        place.mkdir()
+        slots = write_bench(place, count)
+        text = "import time, pytest\n" + "".join(
+            f"@pytest.mark.hut_each\ndef test_{number}(hut_slot):\n    hut_slot.boot()\n    time.sleep(1)\n"
+            for number in range(5)
+        )
+        (place / "test_work.py").write_text(
+            "import pytest\n@pytest.mark.hut_each\n@pytest.mark.hut(firmware='fw-0')\n"
+            "def test_flash(hut_slot, flashed_firmware): pass\n" + text
+        )
+        start = time.monotonic()
+        report, cpu_s = run(place, slots)
+        show(f"{count} slots, {time.monotonic() - start:.1f} s in all", report, None, cpu_s, count)
+
+
+def main() -> None:
+    """Run it in a folder of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scaling", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hut-schedule-") as folder:
+        (scale if options.scaling else compare)(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
