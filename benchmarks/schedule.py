@@ -29,7 +29,8 @@ CHIPS = ("esp32", "esp32s3")
 FIRMWARES = 3
 TESTS = 60
 SLOTS = 8
-FLASH_BAUD = 921600
+FLASH_BAUD = 230400
+"""Slow enough that the wire is the limit, and not two cores that serve eight boards."""
 
 TEST = """
 @pytest.mark.hut(chip="{chip}", firmware="{firmware}")
@@ -163,16 +164,19 @@ def compare(folder: Path) -> None:
     ):
         erase(folder)
         report, cpu_s = run(folder, slots, *arguments)
-        flashes = [flash["seconds"] for slot in report["slots"] for flash in slot["flashes"] if flash["written"]]
-        bound = least_makespan(tasks(slots), min(flashes))
-        print(f"{'  least possible':34} {bound:7.1f} s  with {min(flashes):.1f} s a flash")
+        flashes = [flash for slot in report["slots"] for flash in slot["flashes"]]
+        flash_s = min(flash["seconds"] for flash in flashes if flash["written"])
+        # A test on a board that has its firmware pays for the proof of that, wherever it runs.
+        proof_s = min((flash["seconds"] for flash in flashes if not flash["written"]), default=0.0)
+        bound = least_makespan(tasks(slots, proof_s), flash_s - proof_s)
+        print(f"  least possible {bound:.1f} s: flash {flash_s:.1f} s, proof {proof_s:.1f} s")
         show(name, report, bound, cpu_s, len(slots))
 
 
-def tasks(slots: list[str]) -> list[Task]:
-    """Return the tests as the schedule sees them."""
+def tasks(slots: list[str], proof_s: float) -> list[Task]:
+    """Return the tests as the schedule sees them; each takes `proof_s` more than its own work."""
     fits = {chip: frozenset(slot for n, slot in enumerate(slots) if CHIPS[n % 2] == chip) for chip in CHIPS}
-    return [Task(n, seconds_of(n), f"fw-{n % FIRMWARES}", fits[CHIPS[n % 2]]) for n in range(TESTS)]
+    return [Task(n, seconds_of(n) + proof_s, f"fw-{n % FIRMWARES}", fits[CHIPS[n % 2]]) for n in range(TESTS)]
 
 
 def scale(folder: Path) -> None:

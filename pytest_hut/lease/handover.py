@@ -68,7 +68,7 @@ def borrowed_lock(office: str, slot_id: str) -> Iterator[None]:
             peer.settimeout(ANSWER_S)
             peer.connect(office)
             peer.send(slot_id.encode())
-            answer, descriptors, _, _ = socket.recv_fds(peer, 16, 1)
+            answer, descriptors, _, _ = socket.recv_fds(peer, 16, 1, socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
         raise InfrastructureError(f"the lock of {slot_id} cannot be had from the session ({error.strerror})") from None
     if answer != b"ok" or not descriptors:

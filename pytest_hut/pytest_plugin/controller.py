@@ -222,7 +222,7 @@ class SlotController:
         if report.outcome == AGAIN:
             self._not_over.add(node_id)
             return
-        if report.when == "teardown" and report.passed and node_id in self._not_over:
+        if report.when == "teardown" and node_id in self._not_over:
             self._not_over.discard(node_id)
             self._durations.pop(node_id, None)
             self._seen.pop(node_id, None)

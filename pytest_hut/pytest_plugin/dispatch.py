@@ -145,8 +145,9 @@ class Dispatch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Decide whether a failure of the bench is the last word, and how the slot does."""
         node_id, notes = report.nodeid, notes_on(report)
-        if notes.get("flash_written"):
-            self._history.note_flash(notes["flash_s"])
+        flash_s = notes.get("flash_s", 0.0) if notes.get("flash_written") else 0.0
+        if flash_s:
+            self._history.note_flash(flash_s)
         if report.when == "setup":  # A new try: what an earlier one came to counts no more.
             self._over.pop(node_id, None)
             self._rerun.discard(node_id)
@@ -159,7 +160,7 @@ class Dispatch:
             if report.passed:
                 self._history.note(node_id, self._seconds[node_id])
         elif report.when == "setup":
-            self._seconds[node_id] = max(0.0, report.duration - notes.get("flash_s", 0.0))
+            self._seconds[node_id] = max(0.0, report.duration - flash_s)
         if report.when == "teardown" and node_id in self._index_of and node_id not in self._rerun:
             self._over.setdefault(node_id, "done")
 
