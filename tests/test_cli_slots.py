@@ -53,6 +53,7 @@ def test_json_says_everything(bench: Lab) -> None:
         "lock": str(bench.lock("hut-04")),
         "free": True,
         "held_by": None,
+        "quarantine": None,
     }
     assert slots["hut-01"]["virtual"] and slots["hut-01"]["features"] == ["psram"]
 
