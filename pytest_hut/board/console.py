@@ -20,7 +20,7 @@ from pytest_hut.link.base import Link
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
 
-QUIET_S = 1.5
+QUIET_S = 1.0
 """A chip's ROM speaks within milliseconds of a reset; a board silent for this long is dead, unpowered or unplugged."""
 
 LOST_PORT_GRACE_S = 1.5
@@ -29,8 +29,8 @@ LOST_PORT_GRACE_S = 1.5
 SEARCH_BACK = 1 << 19
 """How far back, in characters, a regular expression is searched for when more text comes.
 
-More is more than any crash report or core dump is long. Were all of it searched each time, waiting in a flood of output
-would take ever longer, and keep the reader from reading meanwhile.
+A crash report is far shorter, a core dump seldom longer. Were everything since the mark searched each time, waiting in
+a flood of output would take ever longer, and keep the reader from reading meanwhile.
 """
 
 PIECE = SEARCH_BACK // 4

@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hut",
-        description="Boards on the bench, from the command line: what there is, locking, flashing, listening.",
+        description="Boards on the bench, from the command line: what there is, locking, flashing, listening, power.",
         epilog=EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_virtual(commands)
     _add_flash(commands)
     _add_monitor(commands)
+    _add_power(commands)
     _add_lock(commands)
     add_job_commands(functools.partial(_command, commands, bench=False), _seconds)
     add_evidence_commands(functools.partial(_command, commands), _add_lock_timeout)
@@ -114,6 +115,17 @@ def _add_monitor(commands: _Commands[_Parser]) -> None:
     command.add_argument("--timestamps", action="store_true", help="begin every line with the UTC time")
     command.add_argument("--no-input", action="store_true", help="send nothing: keys stay with the terminal")
     command.add_argument("--log", metavar="FILE", type=Path, help="also record everything in this new file")
+
+
+def _add_power(commands: _Commands[_Parser]) -> None:
+    command = _command(commands, "power", "switch the power of a board, and prove it; or look how its relay stands")
+    command.add_argument("action", metavar="on|off|cycle|state", choices=("on", "off", "cycle", "state"))
+    command.add_argument("slot", metavar="SLOT", type=_slot_id)
+    command.add_argument("--off-s", metavar="N", type=_seconds, help="cycle: seconds off (default: as in slots.toml)")
+    command.add_argument("--on-s", metavar="N", type=_seconds, help="cycle: seconds to wait once it is on again")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
+    _add_holding_options(command)
+    command.add_argument("--evidence", metavar="DIR", type=Path, help="make the job's folder below this one")
 
 
 def _add_lock(commands: _Commands[_Parser]) -> None:

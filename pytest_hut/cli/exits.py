@@ -15,6 +15,8 @@ INFRASTRUCTURE = 3
 BUSY = 4
 TIMEOUT = 5
 CANCELLED = 6
+RELAY_TIMEOUT = 7
+RELAY_ERROR = 8
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 SIGNAL_BASE = 128
@@ -33,6 +35,8 @@ exit codes:
   4    somebody else holds the slot; hut run: another job of the same role and key is active
   5    hut run: the time limit of the job was over
   6    hut run: the job was cancelled by its flag
+  7    hut power: timeout; the relay, or what drives it, did not answer in time or did not follow
+  8    hut power: ha_error; what drives the relay said no, made no sense, or is not there
   130  interrupted before it was done
 hut lock ends with the exit code of its command (128 + n if signal n killed it; 126 or 127 if it cannot be run).
 """

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_hut.bench.models import Bench, Slot
@@ -26,9 +27,17 @@ def job_for(evidence: Path | None, bench: Bench | None) -> Job:
     return new_job(Path.cwd() / (evidence or (bench or Bench()).evidence_dir), None, LANE, Path.cwd())
 
 
+@dataclass
+class Ending:
+    """How a job ended: the exit code, and the reason if it is not 0."""
+
+    code: int = OK
+    reason: str = ""
+
+
 @contextlib.contextmanager
-def recorded(job: Job, slots: list[Slot]) -> Iterator[None]:
-    """Write down beginning and end of a job on these slots."""
+def recorded(job: Job, slots: list[Slot]) -> Iterator[Ending]:
+    """Write down beginning and end of a job on these slots; the end is what was noted in the ending, or the error."""
     with contextlib.closing(Journal(job.path / SESSION_JOURNAL)) as journal:
         journal.append(
             SessionStarted(
@@ -44,12 +53,12 @@ def recorded(job: Job, slots: list[Slot]) -> Iterator[None]:
                 user=user_name(),
             )
         )
-        code, cause, reason = OK, "", ""
+        ending, cause = Ending(), ""
         try:
-            yield
+            yield ending
         except BaseException as error:
-            code, reason = exit_code_of(error), in_one_line(error)
+            ending.code, ending.reason = exit_code_of(error), in_one_line(error)
             cause = "interrupt" if isinstance(error, KeyboardInterrupt) else ""
             raise
         finally:
-            journal.append(SessionFinished(exit_code=code, cause=cause, reason=reason))
+            journal.append(SessionFinished(exit_code=ending.code, cause=cause, reason=ending.reason))

@@ -17,7 +17,7 @@ from pytest_hut.events.types import utc_now
 from pytest_hut.host import user_name
 from pytest_hut.jobs.artifacts import check_artifact
 from pytest_hut.jobs.cancel import CancelFlag
-from pytest_hut.jobs.evidence import JobEvidence, asked_sha, path_text, is_folder
+from pytest_hut.jobs.evidence import JobEvidence, asked_sha, is_folder, path_text
 from pytest_hut.jobs.family import adopting_orphans
 from pytest_hut.jobs.output import OutputFile
 from pytest_hut.jobs.signals import StopSignals

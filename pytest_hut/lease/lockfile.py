@@ -132,7 +132,7 @@ class LockFile:
                 unlock_descriptor(fd)
                 return None
             text = os.pread(fd, 4096, 0)
-            pid = _locking_pid(os.fstat(fd))
+            pid = locking_pid(os.fstat(fd))
         finally:
             os.close(fd)
         return _holder_from(text, pid)
@@ -202,7 +202,8 @@ def _replace_text(fd: int, text: str) -> None:
         return  # A file of another user, opened read-only, or a full disk: the text is only a courtesy.
 
 
-def _locking_pid(there: os.stat_result) -> int | None:
+def locking_pid(there: os.stat_result) -> int | None:
+    """Return who took the lock of a file, as the kernel's table says; the lock may have outlived that process."""
     identity = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()

@@ -20,6 +20,9 @@ from pytest_hut.link.presence import wait_until_usable
 
 READ_SIZE = 1 << 16
 
+MUCH = 2048
+"""A tty hands out 4 KiB at a time; where this much came at once, more is likely waiting."""
+
 WRITE_TIMEOUT_S = 10.0
 
 BUSY_GRACE_S = 3.0
@@ -102,6 +105,16 @@ class TtyLink:
         if all(ready == self._wake_read for ready, _events in self._poll.poll()):
             os.read(self._wake_read, 4096)
             return b""
+        data = self._read_now(fd)
+        # A backlog is taken in one go: while another thread is busy, every call waits for its turn of the interpreter.
+        with contextlib.suppress(PortError):  # What came before it went away is not lost; the next call will tell.
+            more = data
+            while len(more) >= MUCH and len(data) < READ_SIZE:
+                more = self._read_now(fd)
+                data += more
+        return data
+
+    def _read_now(self, fd: int) -> bytes:
         try:
             data = os.read(fd, READ_SIZE)
         except BlockingIOError:
