@@ -10,6 +10,7 @@ from typing import NoReturn
 from pytest_hut import __version__
 from pytest_hut.bench.ids import check_slot_id
 from pytest_hut.cli.exits import EXPLAINED, USAGE
+from pytest_hut.cli.firmware_arguments import add_firmware_actions
 
 LOCK_TIMEOUT_S = 600.0
 LAST_TCP_PORT = 65535
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_flash(commands)
     _add_monitor(commands)
     _add_lock(commands)
+    add_firmware_actions(_command(commands, "firmware", "keep firmware by the commit it was built from"))
     return parser
 
 
