@@ -89,7 +89,7 @@ def test_the_same_again_changes_nothing_and_other_content_needs_replace(store: F
     first = store.add(SHA, small())
     assert store.add(SHA, small()) == first
 
-    with pytest.raises(FirmwareError, match="has other firmware of commit .* already"):
+    with pytest.raises(FirmwareError, match=r"has other firmware of commit .* already"):
         store.add(SHA, small("v2"))
     assert store.load(SHA, "esp32").content_sha256 == first.content_sha256
 

@@ -41,7 +41,8 @@ class CommitFirmware:
                 '--hut-build needs the command that builds: build = ["idf.py", "build"] in the table [firmware] of '
                 "slots.toml"
             )
-        return cls(resolve_commit(asked, config.rootpath), bench.firmware, config.rootpath, build)
+        here = config.invocation_params.dir
+        return cls(resolve_commit(asked, here), bench.firmware, here, build)
 
     @contextlib.contextmanager
     def kept_for(self, chips: Iterable[str], evidence: Path) -> Iterator[None]:
