@@ -375,7 +375,7 @@ def test_hut_firmware_from_add_to_gc(lab: Lab) -> None:
         (["add", ".", "--commit", "HEAD"], 2, "is no commit of the git repository"),
         (["show", SHA], 3, "has no firmware of commit"),
         (["verify", "--", "-x"], 2, "is no commit"),
-        (["gc", "--days", "x"], 2, "is no number of days"),
+        (["gc", "--days", "x"], 2, "is no number"),
         (["gc", "--size", "1T"], 2, "is no size"),
         (["fetch", SHA], 2, "no place to fetch from is configured"),
         (["fetch", SHA, "--chip", "z80"], 2, "a slot's chip can be one of"),

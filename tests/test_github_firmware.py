@@ -18,6 +18,8 @@ from github_stand_in import REPOSITORY, TOKEN, Answer, StandIn, as_json, github_
 from lab import Lab
 
 from pytest_hut.bench.models import FirmwareTable, GitHubTable
+from pytest_hut.cli import firmware as firmware_command
+from pytest_hut.cli.arguments import parse
 from pytest_hut.errors import ConfigError, FirmwareError, FirmwareMissing
 from pytest_hut.firmware.demo import DemoApp, demo_firmware
 from pytest_hut.firmware.imageset import ImageSet
@@ -308,7 +310,7 @@ def fetch_with_hut(lab: Lab, github: StandIn, *arguments: str, token: str | None
 def test_hut_firmware_fetch(lab: Lab, github: StandIn) -> None:
     github.add_artifact(NAME, SHA, GOOD)
 
-    done = fetch_with_hut(lab, github)
+    done = fetch_with_hut(lab, github, "--slot", "hut-01")
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{SHA} esp32 recovery v1 (")
@@ -323,6 +325,23 @@ def test_hut_firmware_fetch_names_every_place_that_lacks_it(lab: Lab, github: St
     assert done.returncode == 3 and ONE_ERROR.fullmatch(done.stderr)
     for words in ("shared has no firmware", "has no artifact", "has no release"):
         assert words in done.stderr
+
+
+def test_waiting_for_an_artifact_that_is_still_built(
+    github: StandIn, places: FirmwareTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upstream lane finishes while the hardware lane waits."""
+    assert places.github is not None and places.store is not None
+    monkeypatch.setattr(firmware_command, "_places", lambda options: places)
+    monkeypatch.setattr(
+        firmware_command.time, "sleep", lambda seconds: github.add_artifact(NAME, SHA, GOOD) if seconds > 1 else None
+    )
+
+    code = firmware_command.run(parse(["firmware", "fetch", SHA, "--wait", "600"]))
+
+    assert code == 0
+    assert "waiting for it, 600 s at most" in capsys.readouterr().err
+    assert FirmwareStore(places.store).load(SHA, "esp32").commit == SHA
 
 
 def test_a_wrong_token_is_refused_without_showing_it(lab: Lab, github: StandIn) -> None:

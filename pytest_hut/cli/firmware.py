@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from pytest_hut.bench.load import describe_mistake, load_bench
 from pytest_hut.bench.models import CHIPS, FirmwareTable, GitHubTable
 from pytest_hut.bench.places import find_config
+from pytest_hut.cli.choice import the_slot
 from pytest_hut.cli.exits import INFRASTRUCTURE, OK
 from pytest_hut.errors import ConfigError, FirmwareMissing
 from pytest_hut.firmware.commits import resolve_commit
@@ -28,6 +30,8 @@ from pytest_hut.hub.commit import SOURCES, fetch, store_of
 HEADINGS = ("COMMIT", "CHIP", "VERSION", "SIZE", "USED", "SOURCE")
 SHORT_SHA = 12
 SECONDS_PER_DAY = 86400
+ASK_AGAIN_S = 15.0
+"""Far below what GitHub's rate limit allows."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,15 +65,33 @@ def _add(options: argparse.Namespace, places: FirmwareTable) -> int:
 
 def _fetch(options: argparse.Namespace, places: FirmwareTable) -> int:
     commit = resolve_commit(options.commit, Path.cwd())
-    if options.chip not in CHIPS:
-        raise ConfigError(f"--chip={options.chip}: a slot's chip can be one of {', '.join(CHIPS)}")
+    chip = _chip(options)
     if options.shared:
         places = places.model_copy(update={"shared": options.shared.absolute()})
     if options.repository:
         places = places.model_copy(update={"github": _at(options.repository, places.github)})
-    store = store_of(places)
-    _say_added(fetch(store, places, commit, options.chip, options.sources or SOURCES, replace=options.replace))
-    return OK
+    store, sources = store_of(places), options.sources or SOURCES
+    deadline = time.monotonic() + options.wait
+    while True:
+        try:
+            _say_added(fetch(store, places, commit, chip, sources, replace=options.replace))
+        except FirmwareMissing as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            sys.stderr.write(f"hut: waiting for it, {left:.0f} s at most: {error}\n")
+            time.sleep(min(ASK_AGAIN_S, left))  # Nobody tells us when it is there.
+        else:
+            return OK
+
+
+def _chip(options: argparse.Namespace) -> str:
+    if options.slot:
+        chip: str = the_slot(options.slot, options.config, virtual=False)[1].chip
+        return chip
+    if options.chip not in CHIPS:
+        raise ConfigError(f"--chip={options.chip}: a slot's chip can be one of {', '.join(CHIPS)}")
+    return str(options.chip)
 
 
 def _at(repository: str, github: GitHubTable | None) -> GitHubTable:

@@ -33,7 +33,12 @@ def add_firmware_actions(command: argparse.ArgumentParser) -> None:
 
     action = actions.add_parser("fetch", help="bring firmware of a commit from elsewhere", allow_abbrev=False)
     action.add_argument("commit", metavar="COMMIT", help=COMMIT_HELP)
-    action.add_argument("--chip", metavar="CHIP", default="esp32", help="the chip it is for (default: esp32)")
+    which = action.add_mutually_exclusive_group()
+    which.add_argument("--chip", metavar="CHIP", default="esp32", help="the chip it is for (default: esp32)")
+    which.add_argument("--slot", metavar="SLOT", help="the slot of slots.toml whose chip it is for")
+    action.add_argument(
+        "--wait", metavar="SECONDS", type=_not_negative, default=0.0, help="how long to wait for it to be there"
+    )
     action.add_argument(
         "--from", dest="sources", metavar="SOURCE", choices=SOURCES, action="append", help="shared, artifact or release"
     )
@@ -45,7 +50,7 @@ def add_firmware_actions(command: argparse.ArgumentParser) -> None:
     action.add_argument("commit", metavar="COMMIT", nargs="?", help=f"{COMMIT_HELP} (default: all)")
 
     action = actions.add_parser("gc", help="remove what is old, never what is in use", allow_abbrev=False)
-    action.add_argument("--days", metavar="N", type=_days, help="what was not used for so many days")
+    action.add_argument("--days", metavar="N", type=_not_negative, help="what was not used for so many days")
     action.add_argument("--size", metavar="SIZE", type=_size, help="the least recently used, down to e.g. 2G or 500M")
 
 
@@ -57,14 +62,14 @@ def _add_json(action: argparse.ArgumentParser) -> None:
     action.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _days(text: str) -> float:
+def _not_negative(text: str) -> float:
     try:
-        days = float(text)
+        number = float(text)
     except ValueError:
-        days = math.nan
-    if not 0 <= days < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days, 0 or more")
-    return days
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, 0 or more")
+    return number
 
 
 def _size(text: str) -> int:
