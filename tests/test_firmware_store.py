@@ -22,6 +22,7 @@ from pytest_hut.errors import FirmwareError, FirmwareMissing
 from pytest_hut.firmware.demo import DemoApp, demo_firmware
 from pytest_hut.firmware.elf_files import elf_files_of
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
+from pytest_hut.firmware.partitions import SUBTYPE_FACTORY, TYPE_APP, Partition, build_partition_table
 from pytest_hut.firmware.store import FirmwareStore
 from pytest_hut.firmware.store_entry import MANIFEST
 
@@ -366,6 +367,35 @@ def test_hut_firmware_from_add_to_gc(lab: Lab) -> None:
     assert hut(lab, "firmware", "gc").returncode == 2
     assert hut(lab, "firmware", "gc", "--size", "0").stdout.startswith(f"removed {SHA}")
     assert json.loads(hut(lab, "firmware", "list", "--json").stdout)["entries"] == []
+
+
+def with_image(images: ImageSet, offset: int, data: bytes) -> ImageSet:
+    return replace(images, images=tuple(replace(i, data=data) if i.offset == offset else i for i in images.images))
+
+
+SMALL_TABLE = build_partition_table([Partition("recovery", TYPE_APP, SUBTYPE_FACTORY, 0x10000, 0x20000)])
+OTHER_APP = small(chip="esp32c3").images[-1].data
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (with_image(small(), 0x10000, OTHER_APP), "the app for recovery at 0x10000 for the esp32c3"),
+        (with_image(small(), 0x8000, SMALL_TABLE), "but the partition recovery at 0x10000 only 131072"),
+        (with_image(small(), 0x1000, b"\xe9" * 0x8000), "overlaps"),
+        (with_image(small(), 0x10000, small().images[-1].data[:-500]), "is cut short"),
+        (with_image(small(), 0x10000, small().images[-1].data[:-4] + b"abcd"), "its SHA-256 does not match"),
+    ],
+    ids=["another chip", "larger than its partition", "overlapping", "truncated", "damaged"],
+)
+def test_firmware_that_cannot_be_right_is_refused_with_the_reason(lab: Lab, images: ImageSet, reason: str) -> None:
+    folder = lab.save_firmware(images)
+
+    done = hut(lab, "firmware", "add", str(folder), "--commit", SHA)
+
+    assert done.returncode == 3 and reason in done.stderr, done.stderr
+    assert ONE_ERROR.fullmatch(done.stderr)
+    assert hut(lab, "firmware", "show", SHA).returncode == 3
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,14 @@ def test_a_wrong_token_is_refused_without_showing_it(lab: Lab, github: StandIn) 
     assert "wrong-and-secret" not in done.stdout + done.stderr
 
 
+def test_an_artifact_without_a_token(lab: Lab, github: StandIn) -> None:
+    github.add_artifact(NAME, SHA, GOOD)
+
+    done = fetch_with_hut(lab, github, token=None)
+
+    assert done.returncode == 3 and "GitHub wants a token (401" in done.stderr
+
+
 def test_without_a_token_what_is_public_can_be_had(lab: Lab, github: StandIn) -> None:
     github.add_release("v1.0", SHA, f"{NAME}.zip", GOOD)
 

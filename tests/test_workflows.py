@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_every_command_is_run_by_a_test_or_by_ci() -> None:
     assert "python3 -m venv .venv && .venv/bin/pip install --quiet" in (HERE / "README.md").read_text()
 
 
+def test_a_product_needs_five_lines(tmp_path: Path) -> None:
+    guide = (HERE / "docs/how-to/run-in-github-actions.md").read_text()
+    [text] = [
+        block for block in re.findall(r"^```yaml\n(.*?)^```", guide, re.MULTILINE | re.DOTALL) if "jobs:" in block
+    ]
+    caller = YAML(typ="safe").load(text)
+    called = load("hardware")["on"]
+
+    assert len(text.splitlines()) == 5
+    assert set(caller["jobs"]["hardware"]["with"]) <= set(called["workflow_call"]["inputs"])
+    assert {event: called[event] for event in caller["on"]} == caller["on"]
+    path = tmp_path / "hardware.yml"
+    path.write_text(text)
+    schema = ["--builtin-schema", "vendor.github-workflows"]
+    subprocess.run([SCRIPTS / "check-jsonschema", *schema, path], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
 def test_scripts_are_valid_shell(name: str) -> None:
     for (workflow, _), script in commands().items():
@@ -116,7 +134,7 @@ case "$*" in
   "api repos/owner/product/collaborators/writer/permission --jq .permission") echo write ;;
   "api repos/owner/product/collaborators/owner/permission --jq .permission") echo admin ;;
   "api repos/owner/product/collaborators/triager/permission --jq .permission") echo read ;;
-  "api repos/owner/product/pulls/7 --jq .head.sha") echo HEAD_SHA ;;
+  "api repos/owner/product/git/ref/pull/7/head --jq .object.sha") echo HEAD_SHA ;;
   *) echo "gh: Not Found (HTTP 404)" >&2; exit 1 ;;
 esac
 """

@@ -89,7 +89,7 @@ class FirmwareStore:
                     held.close()  # It was replaced between our opening and locking it.
                 if not (folder / LOCK).exists():
                     raise self._missing(commit, chip)
-                with contextlib.suppress(PermissionError):  # Another user's entry: then its own users tell its age.
+                with contextlib.suppress(OSError):  # Another user's, or read-only: then its own users tell its age.
                     os.utime(folder / LOCK)
             yield folder
 

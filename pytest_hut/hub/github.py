@@ -166,9 +166,8 @@ class GitHub:
         if not self._is_api(response.url):
             raise FirmwareError(f"the storage at {host} answered {status} for {what}; try again")
         if status == 401:
-            raise FirmwareError(
-                f"GitHub does not accept the token (401, {what}); put a valid one into the credentials file"
-            )
+            wrong = "does not accept the token" if self._token else "wants a token"
+            raise FirmwareError(f"GitHub {wrong} (401, {what}); put a valid one into the credentials file")
         if status == 403:
             raise FirmwareError(f"GitHub refuses {what} (403{said}); the token needs the right to read it")
         if status == 404:
