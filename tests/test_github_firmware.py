@@ -17,9 +17,10 @@ from cli_rig import ONE_ERROR, Finished, hut
 from github_stand_in import REPOSITORY, TOKEN, Answer, StandIn, as_json, github_stand_in
 from lab import Lab
 
-from pytest_hut.bench.models import FirmwareTable, GitHubTable
+from pytest_hut.bench.models import Bench, FirmwareTable, GitHubTable
 from pytest_hut.cli import firmware as firmware_command
 from pytest_hut.cli.arguments import parse
+from pytest_hut.doctor import slots as doctor_slots
 from pytest_hut.errors import ConfigError, FirmwareError, FirmwareMissing
 from pytest_hut.firmware.demo import DemoApp, demo_firmware
 from pytest_hut.firmware.imageset import ImageSet
@@ -349,6 +350,17 @@ def test_a_wrong_token_is_refused_without_showing_it(lab: Lab, github: StandIn) 
 
     assert done.returncode == 3 and "does not accept the token" in done.stderr
     assert "wrong-and-secret" not in done.stdout + done.stderr
+
+
+def test_hut_doctor_looks_at_the_token(places: FirmwareTable, token_file: Path) -> None:
+    bench = Bench(firmware=places)
+    [good] = doctor_slots.credentials(bench)
+    token_file.write_text("")
+    [bad] = doctor_slots.credentials(bench)
+
+    assert good.ok and f"{token_file} has GITHUB_TOKEN" in good.text
+    assert not bad.ok and "has no line GITHUB_TOKEN" in bad.text
+    assert list(doctor_slots.credentials(Bench())) == []
 
 
 def test_an_artifact_without_a_token(lab: Lab, github: StandIn) -> None:

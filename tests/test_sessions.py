@@ -153,7 +153,7 @@ def test_a_provoked_panic(hut_slot):
 def test_relay(hut_slot, power_relay):
     assert power_relay.state() == "on"
     off = power_relay.off()
-    assert (off.status, off.states[-1]) == ("ok", "off")
+    assert (off.status, off.last_state) == ("ok", "off")
     assert power_relay.state() == "off"
     assert power_relay.on().ok
     result = power_relay.cycle(off_s=0.1, on_s=0.1)

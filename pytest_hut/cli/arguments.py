@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from pathlib import Path
 from typing import NoReturn
 
 from pytest_hut import __version__
 from pytest_hut.bench.ids import check_slot_id
+from pytest_hut.cli.evidence_arguments import add_evidence_commands
 from pytest_hut.cli.exits import EXPLAINED, USAGE
 from pytest_hut.cli.firmware_arguments import add_firmware_actions
+from pytest_hut.cli.job_arguments import add_job_commands
 
 LOCK_TIMEOUT_S = 600.0
 LAST_TCP_PORT = 65535
@@ -58,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_monitor(commands)
     _add_lock(commands)
     add_firmware_actions(_command(commands, "firmware", "keep firmware by the commit it was built from"))
+    add_job_commands(functools.partial(_command, commands, bench=False), _seconds)
+    add_evidence_commands(functools.partial(_command, commands), _add_lock_timeout)
     return parser
 
 
@@ -121,7 +126,9 @@ def _add_lock(commands: _Commands[_Parser]) -> None:
     _add_lock_timeout(command, "--timeout", "--lock-timeout")
 
 
-def _command(commands: _Commands[_Parser], name: str, summary: str, usage: str | None = None) -> _Parser:
+def _command(
+    commands: _Commands[_Parser], name: str, summary: str, usage: str | None = None, *, bench: bool = True
+) -> _Parser:
     command = commands.add_parser(
         name,
         help=summary,
@@ -131,7 +138,8 @@ def _command(commands: _Commands[_Parser], name: str, summary: str, usage: str |
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument("--config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
+    if bench:
+        command.add_argument("--config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     return command
 
 

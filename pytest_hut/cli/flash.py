@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pytest_hut.cli.progress import shown_progress
 from pytest_hut.errors import ProductError
 from pytest_hut.events.journal import Journal
 from pytest_hut.events.types import SessionFinished, SessionStarted
+from pytest_hut.host import user_name
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
 
 LANE = "local-hil"
@@ -67,6 +69,8 @@ def _recorded(job: Job, slot: Slot) -> Iterator[None]:
                 virtual=slot.virtual,
                 pid=os.getpid(),
                 stamp=job.stamp,
+                hostname=socket.gethostname(),
+                user=user_name(),
             )
         )
         code, cause, reason = OK, "", ""

@@ -58,6 +58,8 @@ class SessionStarted(Event):
     stamp: str = ""
     """The UTC stamp in the file names of this job."""
     thread_ref: str | None = None
+    hostname: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

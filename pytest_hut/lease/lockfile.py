@@ -172,9 +172,12 @@ def _open_lock_file(path: Path) -> int:
                     f"{path} is a symbolic link, which a lock file must not be; remove it"
                 ) from None
             raise InfrastructureError(f"{path} cannot be opened as a lock file: {error.strerror}") from None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(fd)
-            raise InfrastructureError(f"{path} is not a regular file, which a lock file has to be; remove it")
+            # With a second name it could be somebody's precious file, and its text would be replaced.
+            what = "a file with more than one name" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            raise InfrastructureError(f"{path} is {what}, which a lock file must not be; remove it")
         if attempt & os.O_CREAT:
             os.fchmod(fd, SHARED_MODE)  # The umask must not lock other users out.
         return fd

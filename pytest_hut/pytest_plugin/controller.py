@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -20,6 +21,7 @@ from pytest_hut.contracts.report import Report
 from pytest_hut.errors import ConfigError, HutError
 from pytest_hut.events.journal import Journal, read_journal
 from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased, TestFinished
+from pytest_hut.host import user_name
 from pytest_hut.pytest_plugin.commit_firmware import CommitFirmware
 from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S, asked_slots
 from pytest_hut.pytest_plugin.scheduling import SlotScheduling
@@ -109,6 +111,8 @@ class SlotController:
                 pid=os.getpid(),
                 stamp=job.stamp,
                 thread_ref=config.getoption("hut_thread_ref"),
+                hostname=socket.gethostname(),
+                user=user_name(),
             )
         )
         self._end_orderly_on_signals()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-DEFAULT_TIMEOUT_S = 1800.0
-MAXIMUM_TIMEOUT_S = 14400.0
+from pytest_hut.contracts.guardrails import TIME_LIMITS
+
+DEFAULT_TIMEOUT_S = float(TIME_LIMITS["runner"].default_s)
+MAXIMUM_TIMEOUT_S = float(TIME_LIMITS["runner"].maximum_s)
 """The limits of a job of the runner role, which a session is."""
 
 LANES = ("upstream", "local-hil")

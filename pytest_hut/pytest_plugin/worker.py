@@ -17,12 +17,13 @@ import pytest
 from pytest_hut.bench.models import Bench, FirmwareTable, Slot
 from pytest_hut.board.hold import hold_slot
 from pytest_hut.board.slot import HutSlot
+from pytest_hut.contracts.guardrails import cancel_flag
 from pytest_hut.errors import ConfigError, FirmwareError
 from pytest_hut.events.journal import Journal
 from pytest_hut.firmware.imageset import ImageSet
 from pytest_hut.pytest_plugin.progress import TerminalProgress
 from pytest_hut.pytest_plugin.verdict import annotate, notes_on
-from pytest_hut.recording.job import Job, cancel_flag
+from pytest_hut.recording.job import Job
 
 CONSOLE_TAIL = 4000
 """Characters of console shown with a failed test; the whole log is in the evidence."""
