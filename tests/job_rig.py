@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -154,6 +155,18 @@ def when_told(fifo: Path, act: Callable[[], object]) -> Iterator[None]:
 def tells(fifo: Path, then: str = "exec sleep 1000") -> list[str]:
     """Return a step that writes a line to `fifo` and goes on with `then`."""
     return ["sh", "-c", f"echo up > '{fifo}'; {then}"]
+
+
+def ends_soon(pid: int | str) -> bool:
+    """Wait until a process has ended, and return whether it has."""
+    try:
+        descriptor = os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], PATIENCE_S)[0])
+    finally:
+        os.close(descriptor)
 
 
 def is_there(pid: int | str) -> bool:

@@ -135,9 +135,10 @@ def _with_absolute_paths(bench: Bench, folder: Path) -> Bench:
             slot = slot.model_copy(update={"virtual_board": table})
         slots[slot_id] = slot
     home_assistant = bench.home_assistant
-    if home_assistant and home_assistant.credentials:
-        credentials = folder / home_assistant.credentials.expanduser()
-        home_assistant = home_assistant.model_copy(update={"credentials": credentials})
+    if home_assistant:
+        files = {"credentials": home_assistant.credentials, "ca_file": home_assistant.ca_file}
+        absolute = {key: folder / path.expanduser() for key, path in files.items() if path is not None}
+        home_assistant = home_assistant.model_copy(update=absolute)
     firmware = _with_absolute_places(bench.firmware, folder)
     return bench.model_copy(update={"slots": slots, "home_assistant": home_assistant, "firmware": firmware})
 

@@ -27,6 +27,14 @@ COPIES_OF_THE_INVOCATION = 8
 _SHA = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, also for a path that the host cannot even look up, such as an overlong one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 class JobEvidence:
     """A new folder, with the invocation in it, and space for the report."""
 
@@ -40,7 +48,7 @@ class JobEvidence:
             InfrastructureError: it cannot be made, or the disk is full.
         """
         self._workdir = workdir
-        base = workdir if workdir.is_dir() else Path.cwd()
+        base = workdir if is_folder(workdir) else Path.cwd()
         found_sha = commit_of(base)
         self._job: Job = new_job(
             Path.cwd() / asked_dir if asked_dir else base / EVIDENCE_DIR,

@@ -17,7 +17,7 @@ from pytest_hut.events.types import utc_now
 from pytest_hut.host import user_name
 from pytest_hut.jobs.artifacts import check_artifact
 from pytest_hut.jobs.cancel import CancelFlag
-from pytest_hut.jobs.evidence import JobEvidence, asked_sha, path_text
+from pytest_hut.jobs.evidence import JobEvidence, asked_sha, path_text, is_folder
 from pytest_hut.jobs.family import adopting_orphans
 from pytest_hut.jobs.output import OutputFile
 from pytest_hut.jobs.signals import StopSignals
@@ -104,7 +104,7 @@ class _Run:
 
     def _verdict(self, evidence: JobEvidence) -> Verdict:
         """Do the work. Raises HutError and OSError where the host does not allow it."""
-        if not self._workdir.is_dir():
+        if not is_folder(self._workdir):
             raise InfrastructureError(f"the working folder {self._workdir} is not there")
         flag = CancelFlag(self._asked.job_id, self._asked.request_utc, self._options.shared_folder)
         with Watch(flag, self._signals) as watch:
