@@ -186,6 +186,7 @@ class HutSlot:
                 attempts=0,
                 seconds=0.0,
                 slot=self.id,
+                commit=images.commit,
             )
             self._emit(finished)
             self.firmware = Firmware(identity, finished)
@@ -235,6 +236,7 @@ class HutSlot:
             baud=outcome.baud,
             attempts=attempt,
             seconds=round(seconds, 3),
+            commit=images.commit,
         )
         self._emit(finished)
         self.firmware = Firmware(identity, finished)

@@ -12,6 +12,7 @@ from pytest_hut import __version__
 from pytest_hut.bench.ids import check_slot_id
 from pytest_hut.cli.evidence_arguments import add_evidence_commands
 from pytest_hut.cli.exits import EXPLAINED, USAGE
+from pytest_hut.cli.firmware_arguments import add_firmware_actions
 from pytest_hut.cli.job_arguments import add_job_commands
 
 LOCK_TIMEOUT_S = 600.0
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_monitor(commands)
     _add_power(commands)
     _add_lock(commands)
+    add_firmware_actions(_command(commands, "firmware", "keep firmware by the commit it was built from"))
     add_job_commands(functools.partial(_command, commands, bench=False), _seconds)
     add_evidence_commands(functools.partial(_command, commands), _add_lock_timeout)
     return parser

@@ -35,6 +35,8 @@ class FirmwareRecord(Part):
     content_sha256: str
     app_version: str | None
     elf_sha256: str | None
+    commit: str | None = None
+    """The git commit it is known to be built from."""
 
 
 class FlashRecord(Part):

@@ -66,6 +66,9 @@ def credentials(bench: Bench) -> Iterator[Finding]:
         server = getattr(slot.relay, "server", None) or bench.home_assistant
         if slot.relay.driver == "home-assistant" and server is not None:
             wanted[server.credentials or default_credentials_file(), server.token_name] = None
+    github = bench.firmware.github
+    if github is not None and (github.credentials or default_credentials_file().exists()):
+        wanted[github.credentials or default_credentials_file(), github.token_name] = None
     for path, name in wanted:
         try:
             read_secret(path, name)

@@ -146,6 +146,8 @@ class FlashFinished(Event):
     baud: int
     attempts: int
     seconds: float
+    commit: str | None = None
+    """The git commit that the firmware is known to be built from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pytest_hut.errors import ConfigError, HutError
 from pytest_hut.events.journal import Journal, read_journal
 from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased, TestFinished
 from pytest_hut.host import user_name
+from pytest_hut.pytest_plugin.commit_firmware import CommitFirmware
 from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S, asked_slots
 from pytest_hut.pytest_plugin.scheduling import SlotScheduling
 from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE, PHASES, kind_on, message_on, notes_on
@@ -35,10 +36,11 @@ from pytest_hut.virtual.slots import VirtualSlots
 class SlotController:
     """Lives in the xdist controller, or in the only process, of a session with `--hut-slots`."""
 
-    def __init__(self, config: pytest.Config, bench: Bench, slot_ids: list[str]) -> None:
+    def __init__(self, config: pytest.Config, bench: Bench, slot_ids: list[str], commit: CommitFirmware | None) -> None:
         self._config = config
         self._bench = bench
         self._slot_ids = slot_ids
+        self._commit = commit
         self._free = list(slot_ids)
         self._slot_of_node: dict[str, str] = {}
         self._failed_phase: dict[str, pytest.TestReport] = {}
@@ -58,6 +60,7 @@ class SlotController:
         """Check everything that can be checked before anything starts. Raises pytest.UsageError."""
         try:
             bench, slot_ids = _bench_from_options(config)
+            commit = CommitFirmware.from_options(config, bench)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
         workers = len(config.getoption("tx", None) or ())
@@ -74,7 +77,7 @@ class SlotController:
         firmware = config.getoption("hut_firmware")
         if firmware and not (config.invocation_params.dir / firmware).exists():
             raise pytest.UsageError(f"--hut-firmware={firmware}: there is no such file or folder")
-        return cls(config, bench, slot_ids)
+        return cls(config, bench, slot_ids, commit)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -115,13 +118,15 @@ class SlotController:
         self._end_orderly_on_signals()
         self._end_in_time(config.getoption("hut_timeout"))
         try:
+            if self._commit is not None:
+                self._ends.enter_context(self._commit.kept_for([slot.chip for slot in chosen], job.path))
             self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
         except HutError as error:
             self._reason = str(error)
             path = self._write_report(EXIT_INFRASTRUCTURE)
             pytest.exit(f"infrastructure: {error}; report: {self._shown(path)}", returncode=EXIT_INFRASTRUCTURE)
         if not config.getoption("tx", None):
-            worker = SlotWorker(config, self._bench, self._slot_ids[0], self._slot_ids, job, "")
+            worker = SlotWorker(config, self._bench, self._slot_ids[0], self._slot_ids, job, "", self._commit_sha())
             config.pluginmanager.register(worker, "hut-worker")
 
     @pytest.hookimpl(optionalhook=True)
@@ -131,7 +136,9 @@ class SlotController:
             return
         slot_id = self._free.pop(0)
         self._slot_of_node[node.gateway.id] = slot_id
-        node.workerinput["hut"] = input_for_worker(self._bench, slot_id, self._used_slots(), self._job, node.gateway.id)
+        node.workerinput["hut"] = input_for_worker(
+            self._bench, slot_id, self._used_slots(), self._job, node.gateway.id, self._commit_sha()
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> SlotScheduling | None:
@@ -254,6 +261,9 @@ class SlotController:
                 evidence=[self._shown(Path(path)) for path in notes.get("evidence", ())],
             )
         )
+
+    def _commit_sha(self) -> str | None:
+        return self._commit.commit if self._commit is not None else None
 
     def _used_slots(self) -> list[str]:
         return self._slot_ids[: len(self._config.getoption("tx", None) or self._slot_ids)]

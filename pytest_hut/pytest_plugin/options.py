@@ -21,6 +21,16 @@ def add_options(parser: pytest.Parser) -> None:
     option("--hut-virtual", action="store_true", help="every slot named is a virtual one: no hardware is touched")
     option("--hut-config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     option("--hut-firmware", metavar="PATH", help="firmware that flashed_firmware puts on the boards")
+    option(
+        "--hut-commit",
+        metavar="SHA|HEAD",
+        help="the firmware of this commit, from the firmware store, and no other (see hut firmware)",
+    )
+    option(
+        "--hut-build",
+        action="store_true",
+        help="build the firmware of --hut-commit where the store lacks it, with the command of [firmware] build",
+    )
     option("--hut-report", metavar="FILE", help="also write the ws2 report here")
     option("--hut-evidence", metavar="DIR", help="make the job's folder below this one (default: build/hut)")
     option(
@@ -40,10 +50,22 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"end the session after this time, boards restored (default: {DEFAULT_TIMEOUT_S:g}, "
         f"at most {MAXIMUM_TIMEOUT_S:g})",
     )
-    option("--hut-lane", choices=LANES, default="local-hil", help="the lane named in the report (default: local-hil)")
+    option(
+        "--hut-lane",
+        choices=LANES,
+        default="local-hil",
+        help="upstream: no hardware is touched, whatever --hut-slots and slots.toml say (default: local-hil)",
+    )
+
+
+def lane_without_slots(config: pytest.Config) -> bool:
+    """Whether this is the upstream lane, which has no hardware: only virtual boards of `--hut-virtual` are served."""
+    return config.getoption("hut_lane", "") == "upstream" and not config.getoption("hut_virtual", False)
 
 
 def asked_slots(config: pytest.Config) -> list[str]:
-    """Return the slot ids of `--hut-slots`, in order."""
+    """Return the slot ids of `--hut-slots`, in order; none in a lane that has no slots."""
+    if lane_without_slots(config):
+        return []
     text: str = config.getoption("hut_slots", "") or ""
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.bench.models import Bench, FirmwareTable, Slot
 from pytest_hut.board.hold import hold_slot
 from pytest_hut.board.slot import HutSlot
 from pytest_hut.contracts.guardrails import cancel_flag
-from pytest_hut.errors import FirmwareError
+from pytest_hut.errors import ConfigError, FirmwareError
 from pytest_hut.events.journal import Journal
 from pytest_hut.firmware.imageset import ImageSet
 from pytest_hut.pytest_plugin.progress import TerminalProgress
@@ -33,15 +33,26 @@ class SlotWorker:
     """Knows the slot this process holds, and holds it once a test needs it."""
 
     def __init__(
-        self, config: pytest.Config, bench: Bench, slot_id: str, session_slots: list[str], job: Job, worker: str
+        self,
+        config: pytest.Config,
+        bench: Bench,
+        slot_id: str,
+        session_slots: list[str],
+        job: Job,
+        worker: str,
+        commit: str | None,
     ) -> None:
-        """`slot_id` is this worker's own slot, `session_slots` are those of all workers."""
+        """`slot_id` is this worker's own slot, `session_slots` are those of all workers.
+
+        `commit` is the only one whose firmware may be flashed, None where that does not matter.
+        """
         self._config = config
         self._bench = bench
         self._own_slot = slot_id
         self._session_slots = session_slots
         self._job = job
         self._worker = worker
+        self._commit = commit
         self._session: pytest.Session | None = None
         self._held: HutSlot | None = None
 
@@ -51,7 +62,7 @@ class SlotWorker:
         data: dict[str, Any] = json.loads(text)
         job = Job(**data["job"])
         bench = Bench.model_validate_json(data["bench"])
-        return cls(config, bench, data["slot"], data["session_slots"], job, data["worker"])
+        return cls(config, bench, data["slot"], data["session_slots"], job, data["worker"], data["commit"])
 
     @contextlib.contextmanager
     def hold(self, slot_id: str | None) -> Iterator[HutSlot]:
@@ -98,8 +109,16 @@ class SlotWorker:
 
         Raises:
             FirmwareError: there is none, or it is unusable.
+            ConfigError: the test names one, but only that of a commit may be flashed.
         """
         marker = next((m for m in item.iter_markers("hut") if "firmware" in m.kwargs), None)
+        if self._commit is not None:
+            if marker is not None:
+                raise ConfigError(
+                    f"the test wants the firmware {marker.kwargs['firmware']}, but this session flashes that of "
+                    f"commit {self._commit} and no other; leave the test or --hut-commit out"
+                )
+            return _stored(self._bench.firmware, self._commit, slot.chip)
         if marker is not None:
             return _load(item.path.parent / str(marker.kwargs["firmware"]), slot.chip)
         option: str | None = self._config.getoption("hut_firmware")
@@ -149,7 +168,9 @@ class SlotWorker:
         return report
 
 
-def input_for_worker(bench: Bench, slot_id: str, session_slots: list[str], job: Job, worker: str) -> str:
+def input_for_worker(
+    bench: Bench, slot_id: str, session_slots: list[str], job: Job, worker: str, commit: str | None
+) -> str:
     """Return the text from which `SlotWorker.from_controller` builds the worker."""
     return json.dumps(
         {
@@ -158,6 +179,7 @@ def input_for_worker(bench: Bench, slot_id: str, session_slots: list[str], job: 
             "session_slots": session_slots,
             "job": asdict(job),
             "worker": worker,
+            "commit": commit,
         }
     )
 
@@ -179,6 +201,13 @@ def _load(path: Path, chip: str) -> ImageSet:
     from pytest_hut.firmware.sources import load_firmware
 
     return load_firmware(path, chip)
+
+
+@cache
+def _stored(places: FirmwareTable, commit: str, chip: str) -> ImageSet:
+    from pytest_hut.hub.commit import store_of
+
+    return store_of(places).load(commit, chip)
 
 
 @contextlib.contextmanager

@@ -102,6 +102,7 @@ def _slot_record(name: str, events: Iterable[ev.Event]) -> SlotRecord:
                     content_sha256=event.content_sha256,
                     app_version=event.app_version,
                     elf_sha256=event.elf_sha256,
+                    commit=event.commit,
                 )
                 record.flashes.append(FlashRecord.model_validate(_known(event, FlashRecord)))
             case ev.FlashFailed():
