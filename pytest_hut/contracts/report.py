@@ -59,6 +59,11 @@ class FlashRecord(ReportPart):
     bytes_written: int
     seconds: float
     attempts: int
+    image_bytes: int = 0
+    bytes_saved: int = 0
+    bytes_sent: int = 0
+    baud: int = 0
+    plan: str = ""
 
 
 class PowerCycleRecord(ReportPart):

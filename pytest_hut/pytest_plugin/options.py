@@ -8,6 +8,9 @@ DEFAULT_TIMEOUT_S = 1800.0
 MAXIMUM_TIMEOUT_S = 14400.0
 """The limits of a job of the runner role, which a session is."""
 
+FLASH_MODES = ("auto", "verify", "always", "never")
+"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
+
 LANES = ("upstream", "local-hil")
 
 
@@ -19,6 +22,13 @@ def add_options(parser: pytest.Parser) -> None:
     option("--hut-virtual", action="store_true", help="every slot named is a virtual one: no hardware is touched")
     option("--hut-config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     option("--hut-firmware", metavar="PATH", help="firmware that flashed_firmware puts on the boards")
+    option(
+        "--hut-flash",
+        choices=FLASH_MODES,
+        default="auto",
+        help="auto: write what differs, trust what this slot is known to hold (default); verify: let the chip prove "
+        "it every time; always: write everything; never: write nothing, the boot banner must prove it",
+    )
     option("--hut-report", metavar="FILE", help="also write the ws2 report here")
     option("--hut-evidence", metavar="DIR", help="make the job's folder below this one (default: build/hut)")
     option(

@@ -75,6 +75,7 @@ class SlotWorker:
                 progress=TerminalProgress(self._config, slot_id),
             ) as slot,
         ):
+            slot.flash_mode = self._config.getoption("hut_flash")
             self._held = slot
             try:
                 yield slot
