@@ -29,8 +29,10 @@ MOST_ANSWERS = 100
 UNKNOWN_COMMAND = 0x05
 """The ROM's error code for a message that it does not understand."""
 
+REFUSALS = 8
+"""So often does a ROM refuse a command that it does not know."""
 SETTLE_S = 0.2
-"""How long a ROM goes on refusing a command it does not know: it says so eight times."""
+"""How long that may take."""
 
 
 def encode(packet: bytes) -> bytes:
@@ -160,11 +162,15 @@ class Packets:
         return packet
 
     def _drain(self) -> None:
-        """Read until the refusals end."""
+        """Read the other refusals; a ROM that sends fewer of them is waited for a little."""
+        from esptool.util import FatalError
+
         deadline = time.monotonic() + SETTLE_S
-        while (left := deadline - time.monotonic()) > 0:
-            self._port.receive(left)
-        self.flush_input()
+        try:
+            for _ in range(REFUSALS - 1):
+                self._read(deadline - time.monotonic())
+        except FatalError:
+            return
 
 
 @cache

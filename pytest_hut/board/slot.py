@@ -213,6 +213,7 @@ class HutSlot:
             if self._boots_as(identity):
                 return self._proved(images, identity, plan.why, time.monotonic() - start)
             self._memory.distrust()
+            plan = self._plan(images)
             if self.flash_mode == "never":
                 raise FlashError(
                     f"{self.id} does not boot {images.source} {identity.version or ''}, as far as its banner tells, "
@@ -221,7 +222,6 @@ class HutSlot:
         for attempt in range(1, FLASH_TRIES + 1):
             try:
                 self._need_port()
-                plan = self._plan(images)
                 outcome = self._flash_once(plan)
             except (FlashError, PortError) as error:
                 self._memory.distrust()
@@ -235,6 +235,7 @@ class HutSlot:
                     self._give_up(error)
                 if attempt >= CYCLE_AFTER_FAILURES:
                     self._cycle_to_recover()
+                plan = self._plan(images)
             else:
                 return self._flashed(images, identity, plan, outcome, attempt, time.monotonic() - start)
         raise AssertionError("the last try either returned or raised")
