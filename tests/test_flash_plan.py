@@ -180,7 +180,11 @@ def test_other_content_is_told_by_samples_alone() -> None:
 
 
 def test_images_that_share_a_sector_are_written_together() -> None:
-    images = [FlashImage("a", 0x1000, b"a" * 0x100), FlashImage("b", 0x1200, b"b" * 0x100), FlashImage("c", 0x2000, b"c")]
+    images = [
+        FlashImage("a", 0x1000, b"a" * 0x100),
+        FlashImage("b", 0x1200, b"b" * 0x100),
+        FlashImage("c", 0x2000, b"c"),
+    ]
 
     regions = regions_of(images)
 

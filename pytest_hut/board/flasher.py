@@ -79,7 +79,8 @@ def flash_images(
             spans = bring(session, region, missing, memory, cache, progress)
             count += total(spans)
             written += [region.name] if spans else []
-        memory.learn({sector: text for region in plan.regions for sector, text in sector_digests(region).items()})
+        if session.provable:
+            memory.learn({number: text for region in plan.regions for number, text in sector_digests(region).items()})
         return FlashOutcome(
             facts,
             tuple(written),
