@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--links", default="local,rfc2217")
     parser.add_argument("--slots", default="1,8,16,32")
     parser.add_argument("--no-esptool-on-many", action="store_true")
+    parser.add_argument("--only-many", action="store_true", help="leave out what one slot does")
     parser.add_argument("--session", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.session:
@@ -248,7 +249,7 @@ def main() -> None:
     links = [word for word in options.links.split(",") if word]
     counts = [int(word) for word in options.slots.split(",") if word]
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before the first measurement")
-    for baud in bauds:
+    for baud in () if options.only_many else bauds:
         for link in links:
             one_slot(link, baud)
     if counts:
