@@ -36,6 +36,9 @@ STUB_S = 15.0
 EARLY_STUB_S = 5.0
 """The stub at the higher rate is either up soon or not at all."""
 
+NEW_BAUD_S = 1.0
+"""How long the first answer at a new rate may take."""
+
 LOADER_BANNER_S = 0.5
 """How long the ROM may take to say that it waits for a download; a silent one is tried all the same."""
 LOADER_BANNER = b"waiting for download"
@@ -223,18 +226,25 @@ def _with_stub(esp: Any, port: LentPort, baud: int, memory: FlashMemory, *, earl
     if early:
         port.set_step(f"starting esptool's stub at {baud} baud", EARLY_STUB_S)
         try:
-            esp.change_baud(baud)
+            _change_baud(esp, baud)
             return run_stub(esp)
         except (RuntimeError, FlashError):
             memory.early_baud = False
             memory.save(None)
+            port.baudrate = ROM_BAUD  # It was the order of things that failed, not yet the rate.
             raise
     port.set_step("starting esptool's stub in the chip's RAM", STUB_S)
     esp = run_stub(esp)
     if baud != ROM_BAUD:
         port.set_step(f"changing to {baud} baud", CONNECT_S)
-        esp.change_baud(baud)
+        _change_baud(esp, baud)
     return esp
+
+
+def _change_baud(esp: Any, baud: int) -> None:
+    """Raise the rate and have the chip answer at it, so that a line that cannot carry it is told from other trouble."""
+    esp.change_baud(baud)
+    esp.read_reg(MAGIC_REGISTER, timeout=NEW_BAUD_S)
 
 
 def _attached(esp: Any, port: LentPort) -> Any:
