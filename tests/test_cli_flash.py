@@ -59,6 +59,7 @@ def test_flash_and_boot_leave_evidence(bench: Lab) -> None:
     job = bench.folder / evidence.removeprefix("evidence: ")
     assert [event["event"] for event in bench.events(SLOT)] == [
         "SlotLeased",
+        "FlashPlanned",
         "BoardIdentified",
         "FlashFinished",
         "BoardReset",

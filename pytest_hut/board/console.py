@@ -123,11 +123,11 @@ class Console:
             raise ValueError("the last expect did not match a regular expression")
         return found
 
-    def expect_boot(self, timeout: float = 10.0) -> Boot:
+    def expect_boot(self, timeout: float = 10.0, *, again: bool = False) -> Boot:
         """Wait until the board has booted since the last mark, and return what it said about itself.
 
         A boot is complete when the application runs and its banner is in (see `BootComplete`). It is returned once:
-        the next call waits for the next boot.
+        the next call waits for the next boot; with `again` the next call returns this boot, too.
 
         Raises:
             BootFailure: it did not get there within `timeout` seconds, or said that it cannot.
@@ -142,7 +142,8 @@ class Console:
                 boots = [boot for boot in heard.log.boots if boot.number > self._boots_before]
                 complete = next((boot for boot in boots if boot.complete), None)
                 if complete is not None and not self._fault_before(complete):
-                    self._boots_before = complete.number
+                    if not again:
+                        self._boots_before = complete.number
                     return complete
                 self._raise_if_over()
                 silent_until = self._silent_until()

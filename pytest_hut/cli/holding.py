@@ -32,13 +32,14 @@ def held_slot(
     A virtual board is started behind the lock, so that it boots what its last holder left in its flash.
     """
     start = time.monotonic()
-    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line):
+    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line) as lock:
         waited_s = time.monotonic() - start
         with (
             VirtualSlots(bench, [slot.id]) as served,
             hold_locked_slot(
                 served.bench.slots[slot.id],
                 served.bench,
+                lock,
                 waited_s=waited_s,
                 journal=journal,
                 console_log=console_log,

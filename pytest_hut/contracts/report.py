@@ -48,6 +48,11 @@ class FlashRecord(Part):
     bytes_written: Count
     seconds: Seconds
     attempts: Count
+    image_bytes: Count = 0
+    bytes_saved: Count = 0
+    bytes_sent: Count = 0
+    baud: Count = 0
+    plan: str = ""
 
 
 class PowerCycleRecord(Part):

@@ -67,6 +67,11 @@ class LockFile:
         self.path = path
         self._job = job
         self._fd: int | None = None
+        self.found_ns = 0
+        """When the file was last written (nanoseconds since the epoch) before this object took the lock: unchanged
+        since a release unless another holder wrote its name."""
+        self.on_release: Callable[[int], None] | None = None
+        """Called while the lock is still held, with what the next holder will find as `found_ns`."""
 
     @property
     def held(self) -> bool:
@@ -109,6 +114,7 @@ class LockFile:
                 break
             os.close(fd)  # Somebody deleted or replaced the file meanwhile: this lock would exclude nobody.
         self._fd = fd
+        self.found_ns = os.fstat(fd).st_mtime_ns
         self._write_holder()
         return self
 
@@ -118,8 +124,12 @@ class LockFile:
         if fd is None:
             return
         _replace_text(fd, "")
-        unlock_descriptor(fd)
-        os.close(fd)
+        try:
+            if self.on_release is not None:
+                self.on_release(os.fstat(fd).st_mtime_ns)
+        finally:
+            unlock_descriptor(fd)
+            os.close(fd)
 
     def holder(self) -> Holder | None:
         """Return who holds the lock now, or None if nobody does or the file is missing."""

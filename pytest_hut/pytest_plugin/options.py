@@ -10,6 +10,9 @@ DEFAULT_TIMEOUT_S = float(TIME_LIMITS["runner"].default_s)
 MAXIMUM_TIMEOUT_S = float(TIME_LIMITS["runner"].maximum_s)
 """The limits of a job of the runner role, which a session is."""
 
+FLASH_MODES = ("auto", "verify", "always", "never")
+"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
+
 LANES = ("upstream", "local-hil")
 
 
@@ -30,6 +33,13 @@ def add_options(parser: pytest.Parser) -> None:
         "--hut-build",
         action="store_true",
         help="build the firmware of --hut-commit where the store lacks it, with the command of [firmware] build",
+    )
+    option(
+        "--hut-flash",
+        choices=FLASH_MODES,
+        default="auto",
+        help="auto: write what differs, trust what this slot is known to hold (default); verify: let the chip prove "
+        "it every time; always: write everything; never: write nothing, the boot banner must prove it",
     )
     option("--hut-report", metavar="FILE", help="also write the ws2 report here")
     option("--hut-evidence", metavar="DIR", help="make the job's folder below this one (default: build/hut)")

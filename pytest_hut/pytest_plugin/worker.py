@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from functools import cache
@@ -87,6 +89,7 @@ class SlotWorker:
                 progress=TerminalProgress(self._config, slot_id),
             ) as slot,
         ):
+            slot.flash_mode = self._config.getoption("hut_flash")
             self._held = slot
             try:
                 yield slot
@@ -135,6 +138,11 @@ class SlotWorker:
     def pytest_collection(self, session: pytest.Session) -> None:
         """Remember the session, which is what can be stopped."""
         self._session = session
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Load what flashing needs while the slot is taken and its port opened; nobody waits for it."""
+        if any("flashed_firmware" in getattr(item, "fixturenames", ()) for item in session.items):
+            threading.Thread(target=_load_flashing, name="hut-load-flashing", daemon=True).start()
 
     def pytest_runtest_setup(self) -> None:
         """What the board printed before this test, or before this rerun, must not let it pass."""
@@ -194,6 +202,14 @@ def _misfit(item: pytest.Item, slot: Slot) -> str | None:
         if missing:
             return f"needs {', '.join(sorted(missing))}, which {slot.id} does not have"
     return None
+
+
+def _load_flashing() -> None:
+    """Import esptool. A module that another thread imports already is waited for, as always in Python."""
+    from pytest_hut.board.packets import loader_class
+
+    loader_class("esp32")
+    importlib.import_module("esptool.cmds")
 
 
 @cache
