@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from lab import HW_BOOT_001, Lab
 
-from pytest_hut.board.esptool_log import QuietLog
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
 from pytest_hut.board.flasher import flash_images
@@ -25,12 +24,6 @@ from pytest_hut.virtual.client import start_virtual_bench
 from pytest_hut.virtual.spec import VirtualBoardSpec
 
 FLASHES = "def test_it(flashed_firmware): pass"
-
-
-@pytest.fixture(autouse=True)
-def esptools_own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flashing in this process would silence esptool for all tests that follow."""
-    monkeypatch.setattr("pytest_hut.board.loader_session.quiet_log", QuietLog)
 
 
 @pytest.mark.parametrize("chip", ["esp32s3", "esp32c3", "esp32c6"])

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_hut.board.esptool_log import QuietLog
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
 from pytest_hut.board.flasher import flash_images
@@ -122,12 +121,6 @@ def test_every_byte_passes_both_ways_through_ser2net(ser2net: str, device: Seria
         link.baudrate = 57600
         link.write(b"still there")
         assert device.read(11) == b"still there"
-
-
-@pytest.fixture(autouse=True)
-def esptools_own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flashing in this process would silence esptool for all tests that follow."""
-    monkeypatch.setattr("pytest_hut.board.loader_session.quiet_log", QuietLog)
 
 
 ESPTOOL_CFG = """\

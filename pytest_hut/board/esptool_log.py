@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 
@@ -29,10 +28,10 @@ class QuietLog:
             self._progress(done, total)
 
 
-@cache
-def quiet_log() -> QuietLog:
-    """Make esptool log through one of these from now on, and return it."""
-    from esptool.logger import TemplateLogger, log
+@contextlib.contextmanager
+def quiet_esptool() -> Iterator[QuietLog]:
+    """Make esptool log through one of these while inside; its log is the process's, so it is put back afterwards."""
+    from esptool.logger import EspLog, TemplateLogger, log
 
     quiet = QuietLog()
 
@@ -47,5 +46,9 @@ def quiet_log() -> QuietLog:
         def progress_bar(self, cur_iter: int, total_iters: int, *_args: Any, **_kwargs: Any) -> None:
             quiet.progress(cur_iter, total_iters)
 
+    before = EspLog.instance
     log.set_logger(Adapter())
-    return quiet
+    try:
+        yield quiet
+    finally:
+        EspLog.instance = before

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_hut.board.esptool_log import quiet_log
+from pytest_hut.board.esptool_log import QuietLog, quiet_esptool
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import ERASED, Region, Span
 from pytest_hut.board.lent_port import LentPort
@@ -72,9 +72,10 @@ class ChipFacts:
 class LoaderSession:
     """A chip whose loader answers: esptool's RAM stub, or the ROM where no stub may run."""
 
-    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts) -> None:
+    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts, log: QuietLog) -> None:
         self._esp = esp
         self._port = port
+        self._log = log
         self.facts = facts
         self.baud = port.baudrate
 
@@ -107,7 +108,7 @@ class LoaderSession:
             return
         from esptool.cmds import write_flash
 
-        with quiet_log().progress_to(progress):
+        with self._log.progress_to(progress):
             write_flash(self._esp, [(span.start, content)], compress=True, force=True)
 
     def _write_with_stub(
@@ -142,40 +143,40 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashM
     console_baud = link.baudrate
     baud = memory.best_baud(baud)
     port = LentPort(link)
-    quiet_log()
     early = memory.early_baud and baud > ROM_BAUD
-    try:
-        esp = _connect(link, wiring, chip, port)
-        _require_writable(esp)
-        if esp.secure_download_mode:
-            facts = ChipFacts(chip, "", "", 0)
-            yield LoaderSession(_attached(esp, port), port, facts)
-            return
-        mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
-        revision = f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
-        esp = _with_stub(esp, port, baud, memory, early=early)
-        esp = _attached(esp, port)
-        size_id = esp.flash_id() >> 16
-        facts = ChipFacts(chip, revision, mac, 1 << size_id if 16 <= size_id <= 28 else 0)
-        if not facts.flash_size:
-            raise FlashError(f"the flash chip does not answer (its id reads {esp.flash_id():#x})")
-        esp.flash_set_parameters(facts.flash_size)
-        yield LoaderSession(esp, port, facts)
-        memory.baud_proved()
-    except PortError:
-        raise
-    except HutError as error:
-        _blame_baud(error, link.baudrate, memory)
-        if isinstance(error, FlashError) and not str(error).startswith(port.step):
-            raise type(error)(f"{port.step} failed: {error}") from None
-        raise
-    except (RuntimeError, ValueError, *TROUBLE) as error:
-        _blame_baud(error, link.baudrate, memory)
-        # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
-        raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
-    finally:
-        with contextlib.suppress(PortError, *TROUBLE):
-            link.baudrate = console_baud
+    with quiet_esptool() as log:
+        try:
+            esp = _connect(link, wiring, chip, port)
+            _require_writable(esp)
+            if esp.secure_download_mode:
+                facts = ChipFacts(chip, "", "", 0)
+                yield LoaderSession(_attached(esp, port), port, facts, log)
+                return
+            mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
+            revision = f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
+            esp = _with_stub(esp, port, baud, memory, early=early)
+            esp = _attached(esp, port)
+            size_id = esp.flash_id() >> 16
+            facts = ChipFacts(chip, revision, mac, 1 << size_id if 16 <= size_id <= 28 else 0)
+            if not facts.flash_size:
+                raise FlashError(f"the flash chip does not answer (its id reads {esp.flash_id():#x})")
+            esp.flash_set_parameters(facts.flash_size)
+            yield LoaderSession(esp, port, facts, log)
+            memory.baud_proved()
+        except PortError:
+            raise
+        except HutError as error:
+            _blame_baud(error, link.baudrate, memory)
+            if isinstance(error, FlashError) and not str(error).startswith(port.step):
+                raise type(error)(f"{port.step} failed: {error}") from None
+            raise
+        except (RuntimeError, ValueError, *TROUBLE) as error:
+            _blame_baud(error, link.baudrate, memory)
+            # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
+            raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
+        finally:
+            with contextlib.suppress(PortError, *TROUBLE):
+                link.baudrate = console_baud
 
 
 def _blame_baud(error: BaseException, baud: int, memory: FlashMemory) -> None:
