@@ -19,10 +19,10 @@ from packaging.requirements import Requirement
 
 from pytest_hut.bench.load import load_bench
 from pytest_hut.bench.models import Bench, HomeAssistant, HomeAssistantRelay, Slot
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.doctor import host, slots
 from pytest_hut.virtual.client import VirtualBenchProcess, start_virtual_bench
 from pytest_hut.virtual.slots import plug_in
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 
 @pytest.fixture(autouse=True)

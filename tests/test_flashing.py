@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lab import HW_BOOT_001, Lab
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
 from pytest_hut.board.flasher import flash_images
@@ -21,7 +22,6 @@ from pytest_hut.firmware.imageset import FlashImage
 from pytest_hut.lease.lockfile import LockFile
 from pytest_hut.link.tty import TtyLink
 from pytest_hut.virtual.client import start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 FLASHES = "def test_it(flashed_firmware): pass"
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
 from pytest_hut.board.flasher import flash_images
@@ -30,7 +31,6 @@ from pytest_hut.link import telnet
 from pytest_hut.link.rfc2217 import Rfc2217Link
 from pytest_hut.link.telnet import Negotiation, Subnegotiation, TelnetParser, com_port, escape, negotiation
 from pytest_hut.virtual.client import start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 EVERY_BYTE = bytes(range(256)) * 20
 

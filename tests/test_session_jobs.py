@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import uuid
 import xml.etree.ElementTree as ET
@@ -203,3 +204,29 @@ def test_every_test_that_ran_is_named_once_with_its_slot(lab: Lab, arguments: li
             assert test.slot in lab.slots
         elif "without" in test.node_id:
             assert test.slot is None
+
+
+def test_sigterm_in_the_middle_of_a_flash(lab: Lab) -> None:
+    lab.write_slots("hut-01", "hut-02", board="paced = true")
+    lab.write_test(
+        "import pytest\n@pytest.mark.hut_each\ndef test_it(hut_slot, flashed_firmware): pass\n",
+    )
+    session = lab.start("-n", "2")
+    assert session.stdout is not None
+    writing: set[str] = set()
+    for line in session.stdout:
+        writing |= {slot_id for slot_id in lab.slots if f"{slot_id}: writing recovery" in line}
+        if len(writing) == 2:
+            break
+
+    session.send_signal(signal.SIGTERM)
+    output = session.communicate(timeout=60)[0]
+
+    [report] = lab.reports()
+    assert report.status == "cancelled", output
+    assert session.returncode == pytest.ExitCode.INTERRUPTED
+    for slot_id in lab.slots:
+        assert LockFile(lab.lock(slot_id)).holder() is None
+        assert [event["event"] for event in lab.events(slot_id)][-1] == "SlotReleased"
+    lab.write_slots("hut-01", "hut-02")
+    assert lab.run("-n", "2").exit_code == 0, "what was half written is written anew"

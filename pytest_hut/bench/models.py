@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pytest_hut.bench.ids import check_slot_id, default_lock_path
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 
 CHIPS = (
     "esp32",

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pytest_hut.bench.virtual_board import Faults
 from pytest_hut.virtual.machine import ChipStopped
 from pytest_hut.virtual.noise import LineFaults, bauds_match, resample, wire_seconds
-from pytest_hut.virtual.spec import Faults
 
 ROM_BAUD = 115200
 """What every ESP32 ROM speaks before anybody asks for something else."""
