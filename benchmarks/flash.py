@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.board.hold import hold_slot
 from pytest_hut.board.progress import Silent
 from pytest_hut.board.reset import reset_to_loader
@@ -37,7 +38,6 @@ from pytest_hut.firmware.demo import demo_firmware
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
 from pytest_hut.link.open import link_for
 from pytest_hut.virtual.client import start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 MIB = 1 << 20
 EXTRA_OFFSET = 0x150000
