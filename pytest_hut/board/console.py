@@ -53,7 +53,6 @@ class Console:
         self._reader = reader
         self._heard: Heard = reader.heard
         self._tolerant = False
-        self._marked_s = time.monotonic()
         self._boots_before = 0
         """Number of the last boot that is judged already."""
         self._reset_s: float | None = None
@@ -69,7 +68,6 @@ class Console:
             boot = self._heard.log.current
             self._boots_before = boot.number if boot else 0
             self._heard.log.planned_reset()
-            self._marked_s = time.monotonic()
             self._reset_s = None
         self._search = _Search(self, end)
         return end
