@@ -45,6 +45,10 @@ class FirmwareError(InfrastructureError):
     """There is no usable firmware to flash: missing, damaged, or for another chip."""
 
 
+class FirmwareMissing(FirmwareError):
+    """The place that was looked at has no firmware of that commit for that chip."""
+
+
 class ProductError(HutError):
     """The firmware under test misbehaved."""
 

@@ -59,6 +59,7 @@ def test_flash_and_boot_leave_evidence(bench: Lab) -> None:
     job = bench.folder / evidence.removeprefix("evidence: ")
     assert [event["event"] for event in bench.events(SLOT)] == [
         "SlotLeased",
+        "FlashPlanned",
         "BoardIdentified",
         "FlashFinished",
         "BoardReset",
@@ -152,6 +153,7 @@ def test_interrupted_it_gives_the_slot_back(bench: Lab) -> None:
 
 
 def test_on_a_terminal_a_bar_moves(bench: Lab) -> None:
+    bench.write_slots(SLOT, board="paced = true")
     bench.preload(SLOT, without(demo_firmware("esp32"), "recovery"))
     terminal = hut_on_a_terminal(bench, "flash", SLOT, "demo")
     terminal.expect(r"writing recovery")

@@ -34,6 +34,8 @@ SCRIPT = DOCS / "reference" / "console-script.md"
 TABLES: dict[str, tuple[type[BaseModel], ...]] = {
     "Top level": (models.Bench,),
     "[home_assistant]": (models.HomeAssistant,),
+    "[firmware]": (models.FirmwareTable,),
+    "[firmware.github]": (models.GitHubTable,),
     "[slots.ID]": (models.Slot,),
     "[slots.ID.relay]": (models.NoRelay, models.HomeAssistantRelay, models.CommandRelay),
     "[slots.ID.power]": (models.PowerTimes,),

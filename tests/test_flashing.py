@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from lab import HW_BOOT_001, Lab
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
+from pytest_hut.board.flash_memory import FlashMemory
+from pytest_hut.board.flash_plan import plan_flash
+from pytest_hut.board.flasher import flash_images
+from pytest_hut.board.loader_session import FlashRefused
+from pytest_hut.board.packets import loader_class
+from pytest_hut.board.progress import Silent
+from pytest_hut.contracts.report import FlashRecord
+from pytest_hut.errors import FlashError
 from pytest_hut.firmware.demo import demo_firmware
+from pytest_hut.firmware.imageset import FlashImage
+from pytest_hut.lease.lockfile import LockFile
+from pytest_hut.link.tty import TtyLink
+from pytest_hut.virtual.client import start_virtual_bench
 
 FLASHES = "def test_it(flashed_firmware): pass"
 
@@ -122,3 +138,156 @@ def test_a_recorded_log_is_played_where_the_slot_names_one(lab: Lab) -> None:
     session = lab.run()
 
     assert session.exit_code == 0, session.output
+
+
+@pytest.fixture
+def plugged_in(lab: Lab) -> Iterator[Lab]:
+    """A laboratory whose slot hut-01 is a board that outlives the sessions, as a real one does."""
+    lab.preload("hut-01")
+    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.home / ".local/state/hut/virtual") as bench:
+        port = bench.describe["boards"]["hut-01"]["port"]
+        lab.slots = ["hut-01"]
+        (lab.folder / "slots.toml").write_text(f'[slots.hut-01]\nport = "{port}"\nlock_path = "{lab.lock("hut-01")}"\n')
+        lab.save_firmware(demo_firmware("esp32"))
+        lab.write_test(FLASHES)
+        yield lab
+
+
+def last_flash(lab: Lab, *arguments: str) -> FlashRecord:
+    session = lab.run("--hut-firmware=firmware", *arguments)
+    assert session.exit_code == 0, session.output
+    return session.report.slots[0].flashes[-1]
+
+
+def test_a_board_nobody_else_had_is_proved_by_its_banner(plugged_in: Lab) -> None:
+    assert last_flash(plugged_in).proof == "MD5 computed by the chip"
+    again = last_flash(plugged_in)
+
+    assert (again.proof, again.written, again.bytes_sent) == ("ELF SHA-256 in the boot banner", False, 0)
+    assert again.bytes_saved == again.image_bytes > 0
+    assert last_flash(plugged_in, "--hut-flash=verify").proof == "MD5 computed by the chip"
+    assert last_flash(plugged_in, "--hut-flash=never").written is False
+    assert last_flash(plugged_in, "--hut-flash=always").bytes_written == again.image_bytes
+
+
+def test_after_another_holder_of_the_lock_the_chip_is_asked(plugged_in: Lab) -> None:
+    last_flash(plugged_in)
+    with LockFile(plugged_in.lock("hut-01"), "another").acquire(5):
+        pass
+
+    assert last_flash(plugged_in).proof == "MD5 computed by the chip"
+
+
+def test_a_wrong_memory_costs_a_boot_and_nothing_else(plugged_in: Lab) -> None:
+    """What is remembered is another firmware than what is on the flash, and nothing tells of it."""
+    last_flash(plugged_in)
+    other = demo_firmware("esp32", version="other-2")
+    with plugged_in.flash_file("hut-01").open("r+b") as flash:
+        for image in other.images:
+            flash.seek(image.offset)
+            flash.write(image.data)
+
+    flashed = last_flash(plugged_in)
+
+    assert (flashed.written, flashed.proof) == (True, "MD5 computed by the chip")
+    content = plugged_in.flash_file("hut-01").read_bytes()
+    assert all(content[i.offset : i.end] == i.data for i in demo_firmware("esp32").images)
+
+
+def test_never_refuses_what_the_banner_does_not_prove(plugged_in: Lab) -> None:
+    plugged_in.save_firmware(demo_firmware("esp32", version="other-2"))
+
+    session = plugged_in.run("--hut-firmware=firmware", "--hut-flash=never")
+
+    [test] = session.report.tests
+    assert test.kind == "infrastructure"
+    assert "--hut-flash=never forbids" in test.message
+
+
+def test_one_changed_byte_is_one_sector_on_the_wire(plugged_in: Lab) -> None:
+    firmware = demo_firmware("esp32")
+    last_flash(plugged_in)
+    first = firmware.images[0]
+    changed = bytearray(first.data)
+    changed[5000] ^= 1
+    with plugged_in.flash_file("hut-01").open("r+b") as flash:
+        flash.seek(first.offset)
+        flash.write(changed)
+
+    flashed = last_flash(plugged_in, "--hut-flash=verify")
+
+    assert flashed.bytes_written == 0x1000
+    kinds = [event for event in plugged_in.events("hut-01") if event["event"] == "FlashPlanned"]
+    assert kinds[-1]["bytes_to_write"] is None and kinds[-1]["mode"] == "verify"
+
+
+def test_a_rate_that_the_line_does_not_carry_is_not_tried_again(lab: Lab) -> None:
+    """At high rates this adapter garbles everything."""
+    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.folder / "state") as bench:
+        link = GarblingLink(bench.describe["boards"]["hut-01"]["port"], 115200)
+        link.open(5)
+        memory = FlashMemory(path=lab.folder / "memory.json")
+        plan = plan_flash([FlashImage("data", 0x10000, b"data" * 2000)], None)
+        bauds = []
+        try:
+            for _ in range(5):
+                try:
+                    outcome = flash_images(link, "classic", "esp32", 921600, plan, memory, None, Silent())
+                except FlashError as error:
+                    bauds.append(str(error).split(" failed")[0])
+                else:
+                    bauds.append(str(outcome.baud))
+        finally:
+            link.close()
+
+    assert bauds[0] == "starting esptool's stub at 921600 baud"
+    assert bauds[2:] == ["changing to 460800 baud", "230400", "230400"]
+    assert memory.best_baud(921600) == 230400
+
+
+class GarblingLink(TtyLink):
+    """A line that carries 230400 baud at most."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data if self.baudrate <= 230400 else bytes(byte ^ 0x10 for byte in data))
+
+
+def test_a_chip_with_flash_encryption_is_refused_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_class("esp32"), "get_flash_encryption_enabled", lambda self: True)
+    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.folder / "state") as bench:
+        link = TtyLink(bench.describe["boards"]["hut-01"]["port"], 115200)
+        link.open(5)
+        plan = plan_flash([FlashImage("data", 0x10000, b"data")], None)
+        try:
+            with pytest.raises(FlashRefused, match="encryption is on"):
+                flash_images(link, "classic", "esp32", 921600, plan, FlashMemory(), None, Silent())
+        finally:
+            link.close()
+    assert b"data" not in (lab.folder / "state/hut-01/flash.bin").read_bytes()
+
+
+def test_in_secure_download_mode_everything_is_written_and_the_proof_says_so(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    esp32 = loader_class("esp32")
+    connect = esp32.connect
+
+    def connect_securely(self: Any, **options: Any) -> None:
+        connect(self, **options)
+        self.secure_download_mode = True
+
+    monkeypatch.setattr(esp32, "connect", connect_securely)
+    image = FlashImage("data", 0x10000, b"data" * 3000)
+    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.folder / "state") as bench:
+        link = TtyLink(bench.describe["boards"]["hut-01"]["port"], 115200)
+        link.open(5)
+        try:
+            outcome = flash_images(
+                link, "classic", "esp32", 921600, plan_flash([image], None), FlashMemory(), None, Silent()
+            )
+        finally:
+            link.close()
+
+    assert (outcome.bytes_written, outcome.baud) == (len(image.data), 115200)
+    assert "secure download mode" in outcome.proof
+    assert (lab.folder / "state/hut-01/flash.bin").read_bytes()[image.offset : image.end] == image.data

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.home_assistant
 
 REQUIRED = "HUT_REQUIRE_HOME_ASSISTANT"
 CONTACTS = ("good", "stuck", "lagging", "slow", "late", "raising", "present", "unavailable", "lamp", "direct")
-SLACK_S = 1.0
-"""A request that has begun when the budget ends is finished."""
+SLACK_S = 2.0
+"""A reading that has begun when the time for off, or that for on, is over may take a second more."""
 
 
 @pytest.fixture(scope="session")
@@ -311,7 +311,7 @@ def test_the_server_goes_down_after_the_off(server: HomeAssistantServer, wire: W
 
     assert (result.status, seen(result)) == ("ha_error", ["on", "off"])
     assert "THE BOARD OF hut-01 MAY BE OFF" in result.reason
-    assert result.seconds < 2 + SLACK_S
+    assert result.switch_off_s + result.switch_on_s < 2 + SLACK_S
     relay = HomeAssistantRelay(driver="home-assistant", entity="switch.good", server=server.settings())
     slot = Slot(
         id="hut-01", port="/dev/serial/by-id/x", relay=relay, power=wired.times, lock_path=tmp_path / "hut-01.lock"

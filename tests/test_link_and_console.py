@@ -203,7 +203,10 @@ def test_every_byte_is_on_disk_in_order(bench: Bench) -> None:
 def test_sending_reaches_the_board(bench: Bench) -> None:
     bench.console.send("status")
     bench.console.send("raw", end="")
-    assert os.read(bench.device.master, 100) == b"status\nraw"
+    received = b""
+    while len(received) < len(b"status\nraw"):
+        received += os.read(bench.device.master, 100)
+    assert received == b"status\nraw"
 
 
 def test_the_port_is_lent_and_taken_back(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_hut.bench.models import HomeAssistant, PowerTimes
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.errors import ConfigError, InfrastructureError, RelayError
 from pytest_hut.events.types import Event, PowerCycled, PowerOffIntended, PowerSwitched, Recovered
 from pytest_hut.power.credentials import read_secret
@@ -23,7 +24,6 @@ from pytest_hut.power.relay import Relay
 from pytest_hut.power.result import READ_BACK, PowerResult
 from pytest_hut.power.signals import ending_held_back
 from pytest_hut.virtual.client import start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 QUICK = PowerTimes(off_s=0.0, settle_timeout_s=0.3, stable_s=0.0, watch_s=0.3, max_tries=3, budget_s=5.0)
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from lab import HW_BOOT_001, Lab
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.firmware.demo import demo_firmware
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
 from pytest_hut.virtual.client import VirtualBenchProcess, start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 
 @pytest.fixture

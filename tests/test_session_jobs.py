@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import uuid
 import xml.etree.ElementTree as ET
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from junitparser import Error, Failure, JUnitXml
 from lab import Lab
 
+from pytest_hut.contracts.guardrails import cancel_flag
 from pytest_hut.contracts.report import Report, TestRecord
 from pytest_hut.lease.lockfile import LockFile
 from pytest_hut.recording.github import failure_annotations
-from pytest_hut.recording.job import cancel_flag
 from pytest_hut.recording.junit import write_junit
 from pytest_hut.recording.manifest import MANIFEST_NAME, check_manifest
 
@@ -138,6 +139,7 @@ def test_any_message_fits_junit_and_annotations(
     tmp_path_factory: pytest.TempPathFactory, message: str, name: str
 ) -> None:
     report = Report(
+        schema_version="ws2.report.v1",
         job_id="J",
         agent_role="runner",
         status="failed",
@@ -155,3 +157,76 @@ def test_any_message_fits_junit_and_annotations(
     assert isinstance(next(iter(suite)).result[0], Error)
     [command] = failure_annotations(report)
     assert "\n" not in command and "\r" not in command
+
+
+MIXED = """
+import os, signal, pytest
+
+@pytest.mark.hut_each
+@pytest.mark.parametrize("number", range(3))
+def test_each(hut_slot, number): pass
+
+@pytest.mark.parametrize("number", range(4))
+def test_anywhere(hut_slot, number): pass
+
+def test_without_a_slot(): pass
+
+def test_fails(hut_slot): assert False
+
+@pytest.mark.skip(reason="not today")
+def test_skipped(hut_slot): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-n0"], ["-n1"], ["-n2"], ["-n2", "--maxfail=1"], ["-p", "no:xdist"]], ids=" ".join
+)
+def test_every_test_that_ran_is_named_once_with_its_slot(lab: Lab, arguments: list[str]) -> None:
+    lab.write_slots("hut-01", "hut-02")
+    lab.write_test(MIXED)
+
+    session = lab.run("-v", *arguments)
+
+    report = session.report
+    names = [test.node_id for test in report.tests]
+    assert len(names) == len(set(names))
+    if "--maxfail=1" not in arguments:
+        passed = 3 * (1 if arguments == ["-n1"] else 2) + 4 + 1
+        assert len(names) == passed + 2, session.output
+        assert report.human_summary.startswith(f"{passed} passed, 1 failed, 1 skipped")
+    for test in report.tests:
+        assert test.outcome == {"test_fails": "failed", "test_skipped": "skipped"}.get(
+            test.node_id.split("::")[1], "passed"
+        )
+        if "test_each" in test.node_id:
+            assert test.slot is not None and test.slot in test.node_id
+        elif "test_anywhere" in test.node_id:
+            assert test.slot in lab.slots
+        elif "without" in test.node_id:
+            assert test.slot is None
+
+
+def test_sigterm_in_the_middle_of_a_flash(lab: Lab) -> None:
+    lab.write_slots("hut-01", "hut-02", board="paced = true")
+    lab.write_test(
+        "import pytest\n@pytest.mark.hut_each\ndef test_it(hut_slot, flashed_firmware): pass\n",
+    )
+    session = lab.start("-n", "2")
+    assert session.stdout is not None
+    writing: set[str] = set()
+    for line in session.stdout:
+        writing |= {slot_id for slot_id in lab.slots if f"{slot_id}: writing recovery" in line}
+        if len(writing) == 2:
+            break
+
+    session.send_signal(signal.SIGTERM)
+    output = session.communicate(timeout=60)[0]
+
+    [report] = lab.reports()
+    assert report.status == "cancelled", output
+    assert session.returncode == pytest.ExitCode.INTERRUPTED
+    for slot_id in lab.slots:
+        assert LockFile(lab.lock(slot_id)).holder() is None
+        assert [event["event"] for event in lab.events(slot_id)][-1] == "SlotReleased"
+    lab.write_slots("hut-01", "hut-02")
+    assert lab.run("-n", "2").exit_code == 0, "what was half written is written anew"

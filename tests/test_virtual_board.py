@@ -19,6 +19,7 @@ import serial
 from inotify_simple import INotify, flags
 from virtual_fakes import FAKES, Lines, RamFlash, bench_of, descriptors, loader, open_tty, short_dir
 
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.virtual.board import ENUMERATION_S, board_mac
 from pytest_hut.virtual.circuit import EN_RISE_S
@@ -26,7 +27,6 @@ from pytest_hut.virtual.machine import Machine, ResetCause
 from pytest_hut.virtual.noise import LineFaults
 from pytest_hut.virtual.programs import ChipPrograms
 from pytest_hut.virtual.server import VirtualBench
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
 
 FAST = VirtualBoardSpec("hut-01", paced=False)
 PACED = VirtualBoardSpec("hut-01")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.firmware.demo import DEMO_PARTITIONS, DEMO_SCRIPT, DemoApp, DemoBootloader, demo_firmware
 from pytest_hut.firmware.descriptors import AppDescription
 from pytest_hut.firmware.image import parse_image
@@ -19,7 +20,6 @@ from pytest_hut.firmware.partitions import Partition, build_otadata, build_parti
 from pytest_hut.firmware.writer import write_image
 from pytest_hut.virtual.boot import print_download_banner, run_boot
 from pytest_hut.virtual.machine import ChipStopped, Machine, ResetCause
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 BOOTLOGS = Path(__file__).parent / "data" / "bootlogs"
 FLASH_SIZE = 4 * 1024 * 1024

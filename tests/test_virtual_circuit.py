@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_hut.bench.virtual_board import Faults
 from pytest_hut.virtual.circuit import EN_RISE_S, HOLD_BACK_S, RELEASED, ModemLines, ResetCircuit, SequentialLines
 from pytest_hut.virtual.noise import LineFaults, bauds_match, resample
-from pytest_hut.virtual.spec import Faults
 
 IN_RESET = ModemLines(dtr=False, rts=True)
 BOOT = ModemLines(dtr=True, rts=False)

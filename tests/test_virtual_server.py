@@ -19,10 +19,10 @@ import pytest
 import requests
 from virtual_fakes import Lines, bench_of, open_tty
 
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.virtual.client import VirtualBenchProcess, start_virtual_bench
 from pytest_hut.virtual.server import VirtualBench
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
 
 SPECS = [VirtualBoardSpec("hut-01", paced=False), VirtualBoardSpec("hut-02", paced=False)]
 RELAY = "switch.hut_01_power"
@@ -248,7 +248,7 @@ def test_a_killed_caller_takes_its_bench_along(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from pytest_hut.virtual.client import start_virtual_bench
-from pytest_hut.virtual.spec import VirtualBoardSpec
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 process = start_virtual_bench([VirtualBoardSpec("hut-01")], Path(sys.argv[1]))
 print(process.pid, process.describe["boards"]["hut-01"]["port"], flush=True)
 sys.stdin.read()

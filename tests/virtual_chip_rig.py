@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.virtual.chips import CHIPS
 from pytest_hut.virtual.machine import Machine, ResetCause
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 MIB = 1024 * 1024
 MAC = bytes.fromhex("246f28a1b2c3")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import serial
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.virtual.lines_socket import lines_path
 from pytest_hut.virtual.machine import Machine, ResetCause
 from pytest_hut.virtual.programs import ChipPrograms
 from pytest_hut.virtual.server import VirtualBench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 
 class RamFlash:

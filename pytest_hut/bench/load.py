@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pytest_hut.bench.ids import check_slot_id
-from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.bench.models import Bench, FirmwareTable, Slot
 from pytest_hut.errors import ConfigError
 
 
@@ -61,6 +61,7 @@ def virtual_bench(slot_ids: Iterable[str], bench: Bench | None) -> Bench:
     return Bench(
         slots={**{key: slot for key, slot in known.items() if key not in slots and slot.virtual}, **slots},
         evidence_dir=bench.evidence_dir if bench else Bench().evidence_dir,
+        firmware=bench.firmware if bench else Bench().firmware,
     )
 
 
@@ -117,6 +118,8 @@ def _known_keys(keys: list[str], location: tuple[int | str, ...]) -> str:
             "power": "PowerTimes",
             "virtual_board": "VirtualBoardTable",
             "faults": "FaultTable",
+            "firmware": "FirmwareTable",
+            "github": "GitHubTable",
         }.get(key, "Slot")
         model = getattr(models, name)
     known = [name for name in model.model_fields if name != "id"]
@@ -132,7 +135,21 @@ def _with_absolute_paths(bench: Bench, folder: Path) -> Bench:
             slot = slot.model_copy(update={"virtual_board": table})
         slots[slot_id] = slot
     home_assistant = bench.home_assistant
-    if home_assistant and home_assistant.credentials:
-        credentials = folder / home_assistant.credentials.expanduser()
-        home_assistant = home_assistant.model_copy(update={"credentials": credentials})
-    return bench.model_copy(update={"slots": slots, "home_assistant": home_assistant})
+    if home_assistant:
+        files = {"credentials": home_assistant.credentials, "ca_file": home_assistant.ca_file}
+        absolute = {key: folder / path.expanduser() for key, path in files.items() if path is not None}
+        home_assistant = home_assistant.model_copy(update=absolute)
+    firmware = _with_absolute_places(bench.firmware, folder)
+    return bench.model_copy(update={"slots": slots, "home_assistant": home_assistant, "firmware": firmware})
+
+
+def _with_absolute_places(firmware: FirmwareTable, folder: Path) -> FirmwareTable:
+    places: dict[str, Any] = {
+        name: folder / path.expanduser()
+        for name, path in (("store", firmware.store), ("shared", firmware.shared))
+        if path is not None
+    }
+    github = firmware.github
+    if github and github.credentials:
+        places["github"] = github.model_copy(update={"credentials": folder / github.credentials.expanduser()})
+    return firmware.model_copy(update=places)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pytest_hut.bench.ids import check_slot_id, default_lock_path
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 
 CHIPS = (
     "esp32",
@@ -231,11 +231,46 @@ class Slot(StrictModel):
         )
 
 
+class GitHubTable(StrictModel):
+    """`[firmware.github]`: the repository whose artifacts and releases have the firmware."""
+
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*/\.?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+    api_url: Annotated[str, Field(pattern=r"^https?://[^/\s?#]+(/[^?#\s]*)?$")] = "https://api.github.com"
+    artifact: Annotated[str, Field(min_length=1)] = "firmware-{chip}-{commit}"
+    """Name of the artifact; a release asset is called the same with `.zip` behind it."""
+    credentials: Path | None = None
+    """A file of `NAME=value` lines; None is `runner.env` in the user's credentials folder."""
+    token_name: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = "GITHUB_TOKEN"
+
+
+class FirmwareTable(StrictModel):
+    """`[firmware]`: firmware by commit; where it is kept, where it comes from, how it is built."""
+
+    store: Path | None = None
+    """Folder of the firmware store; None is `firmware` in the user's state folder."""
+    shared: Path | None = None
+    """A folder that others fill: a store of theirs, or `<commit>/` or `<commit>.zip` per commit."""
+    github: GitHubTable | None = None
+    build: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """A program and its arguments that build the firmware in a clean work tree; no shell reads it."""
+    build_output: Path = Path("build")
+    """What it makes: a path inside the work tree, of the same kinds as `--hut-firmware`."""
+    build_timeout_s: Annotated[float, Field(gt=0, le=14400)] = 3600.0
+
+    @field_validator("build_output")
+    @classmethod
+    def _inside(cls, output: Path) -> Path:
+        if output.is_absolute() or ".." in output.parts:
+            raise ValueError("give a path inside the work tree that is built, such as build")
+        return output
+
+
 class Bench(StrictModel):
     """All slots of one host."""
 
     slots: dict[str, Slot] = {}
     home_assistant: HomeAssistant | None = None
+    firmware: FirmwareTable = FirmwareTable()
     evidence_dir: Path = Path("build/hut")
     """Where each job's folder is made; relative to the folder pytest or `hut` runs in."""
 

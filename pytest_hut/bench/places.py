@@ -23,6 +23,12 @@ def user_state_dir() -> Path:
     return (Path(base) if base else home_dir() / ".local" / "state") / "hut"
 
 
+def user_cache_dir() -> Path:
+    """Return the suite's folder below the user's cache folder (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else home_dir() / ".cache") / "hut"
+
+
 def find_config(option: str | None, folder: Path) -> Path | None:
     """Return the configuration file to read, or None if there is none.
 

@@ -20,7 +20,7 @@ from pytest_hut.link.base import Link
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
 
-QUIET_S = 1.5
+QUIET_S = 1.0
 """A chip's ROM speaks within milliseconds of a reset; a board silent for this long is dead, unpowered or unplugged."""
 
 LOST_PORT_GRACE_S = 1.5
@@ -29,8 +29,8 @@ LOST_PORT_GRACE_S = 1.5
 SEARCH_BACK = 1 << 19
 """How far back, in characters, a regular expression is searched for when more text comes.
 
-More is more than any crash report or core dump is long. Were all of it searched each time, waiting in a flood of output
-would take ever longer, and keep the reader from reading meanwhile.
+A crash report is far shorter, a core dump seldom longer. Were everything since the mark searched each time, waiting in
+a flood of output would take ever longer, and keep the reader from reading meanwhile.
 """
 
 PIECE = SEARCH_BACK // 4
@@ -53,7 +53,6 @@ class Console:
         self._reader = reader
         self._heard: Heard = reader.heard
         self._tolerant = False
-        self._marked_s = time.monotonic()
         self._boots_before = 0
         """Number of the last boot that is judged already."""
         self._reset_s: float | None = None
@@ -69,7 +68,6 @@ class Console:
             boot = self._heard.log.current
             self._boots_before = boot.number if boot else 0
             self._heard.log.planned_reset()
-            self._marked_s = time.monotonic()
             self._reset_s = None
         self._search = _Search(self, end)
         return end
@@ -123,11 +121,11 @@ class Console:
             raise ValueError("the last expect did not match a regular expression")
         return found
 
-    def expect_boot(self, timeout: float = 10.0) -> Boot:
+    def expect_boot(self, timeout: float = 10.0, *, again: bool = False) -> Boot:
         """Wait until the board has booted since the last mark, and return what it said about itself.
 
         A boot is complete when the application runs and its banner is in (see `BootComplete`). It is returned once:
-        the next call waits for the next boot.
+        the next call waits for the next boot; with `again` the next call returns this boot, too.
 
         Raises:
             BootFailure: it did not get there within `timeout` seconds, or said that it cannot.
@@ -142,7 +140,8 @@ class Console:
                 boots = [boot for boot in heard.log.boots if boot.number > self._boots_before]
                 complete = next((boot for boot in boots if boot.complete), None)
                 if complete is not None and not self._fault_before(complete):
-                    self._boots_before = complete.number
+                    if not again:
+                        self._boots_before = complete.number
                     return complete
                 self._raise_if_over()
                 silent_until = self._silent_until()

@@ -1,49 +1,37 @@
-"""Put images on a board with esptool as a library, on the port that is already open.
-
-The reset lines are driven by us, so esptool connects without resetting, and the chip is left in the loader: the
-caller restarts it when it is ready to listen.
-"""
+"""Make a flash hold what a plan says, with as little written as the chip's own MD5 sums allow."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import re
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
-from pytest_hut.board.lent_port import LentPort
+from pytest_hut.board.flash_memory import FlashMemory
+from pytest_hut.board.flash_plan import FlashPlan, Region, Span, find_differences, sector_digests, total
+from pytest_hut.board.loader_session import ChipFacts, LoaderSession, loader_session
 from pytest_hut.board.progress import Progress
-from pytest_hut.board.reset import reset_to_loader
-from pytest_hut.errors import FlashError, HutError
-from pytest_hut.firmware.imageset import FlashImage, ImageSet
+from pytest_hut.errors import FlashError
+from pytest_hut.firmware.compressed import compressed
 from pytest_hut.link.base import Link
-from pytest_hut.link.tty import TROUBLE
 
-ROM_BAUD = 115200
-"""What every ROM loader understands before the rate is raised."""
-
-CONNECT_S = 15.0
-STUB_S = 15.0
-ANSWER_S = 3.0
-"""How long one read may wait where esptool itself sets no limit."""
-VERIFY_S_PER_MIB = 8.0
-WRITE_FLOOR_S = 60.0
-
-SLOWEST_BYTES_PER_S = 20_000
-"""A healthy flash is never slower than this, erasing included; a write gets no more time than that."""
+PROVED_BY_MD5 = "MD5 computed by the chip"
+PROVED_BY_ACKNOWLEDGEMENT = "acknowledged by the ROM; in secure download mode it computes no MD5"
 
 
-@dataclass(frozen=True)
-class ChipFacts:
-    """What the loader says about the chip."""
+class Flash(Protocol):
+    """What is needed of a chip; `LoaderSession` is one."""
 
-    chip: str
-    revision: str
-    mac: str
-    flash_size: int
-    """Bytes."""
+    @property
+    def provable(self) -> bool:
+        """Whether `holds` can be asked."""
+
+    def holds(self, region: Region, span: Span) -> bool:
+        """Whether the flash has the region's content in `span`."""
+
+    def write(self, region: Region, span: Span, cache: Path | None, progress: Callable[[int, int], None]) -> None:
+        """Write the region's content in `span`."""
 
 
 @dataclass(frozen=True)
@@ -52,178 +40,132 @@ class FlashOutcome:
 
     facts: ChipFacts
     written: tuple[str, ...]
-    """Names of the images that were written; all others were proved by MD5 to be there already."""
+    """Names of the regions in which something was written; all others were there already."""
     bytes_written: int
+    """Bytes of flash content."""
+    bytes_sent: int
+    """Bytes to the chip over the wire, the loader's stub included."""
     baud: int
+    proof: str
 
 
-def flash_images(link: Link, wiring: str, chip: str, baud: int, images: ImageSet, progress: Progress) -> FlashOutcome:
-    """Make the flash hold `images`: what the chip's own MD5 proves to be there is not written again.
+def flash_images(
+    link: Link,
+    wiring: str,
+    chip: str,
+    baud: int,
+    plan: FlashPlan,
+    memory: FlashMemory,
+    cache: Path | None,
+    progress: Progress,
+) -> FlashOutcome:
+    """Make the flash hold what `plan` is for.
 
-    The console reader must be paused: the port is esptool's until this returns.
+    The console reader must be paused: the port is the loader's until this returns. `memory` learns what is on the
+    flash then; `cache` is the folder of compressed images, None for none.
 
     Raises:
         FlashError: with the step that failed and why.
         PortError: the port went away.
     """
-    with loader_session(link, wiring, chip, baud) as session:
+    if not plan.identical:
+        _compress_ahead(plan, cache)
+    with loader_session(link, wiring, chip, baud, memory) as session:
         facts = session.facts
-        if images.images[-1].end > facts.flash_size:
-            raise FlashError(
-                f"{images.images[-1].name} ends at {images.images[-1].end:#x}, but the flash of this board has only "
-                f"{facts.flash_size // 1024} KiB"
-            )
-        missing = [image for image in images.images if not session.holds(image)]
-        for image in missing:
-            session.write(image, progress)
-        return FlashOutcome(facts, tuple(image.name for image in missing), sum(len(i.data) for i in missing), baud)
+        _require_room(plan, facts)
+        written: list[str] = []
+        count = 0
+        for region, missing in zip(plan.regions, plan.missing, strict=True):
+            spans = bring(session, region, missing, memory, cache, progress)
+            count += total(spans)
+            written += [region.name] if spans else []
+        if session.provable:
+            memory.learn({number: text for region in plan.regions for number, text in sector_digests(region).items()})
+        return FlashOutcome(
+            facts,
+            tuple(written),
+            count,
+            session.bytes_sent,
+            session.baud,
+            PROVED_BY_MD5 if session.provable else PROVED_BY_ACKNOWLEDGEMENT,
+        )
 
 
-def identify(link: Link, wiring: str, chip: str, baud: int) -> ChipFacts:
+def bring(
+    flash: Flash,
+    region: Region,
+    missing: tuple[Span, ...] | None,
+    memory: FlashMemory,
+    cache: Path | None,
+    progress: Progress,
+) -> tuple[Span, ...]:
+    """Make the flash hold one region and have the chip prove it. Returns what was written.
+
+    Args:
+        missing: what a plan takes to be missing; None where only the chip can tell. Whatever it says, nothing but the
+            chip's MD5 of the whole region ends this.
+
+    Raises:
+        FlashError: the region is not there even after all of it was written.
+    """
+
+    def holds(span: Span) -> bool:
+        return flash.holds(region, span)
+
+    def write(spans: tuple[Span, ...]) -> None:
+        memory.overwrite(region)
+        size = total(spans)
+        part = "" if size == len(region.data) else f"{size // 1024 or 1} KiB of "
+        what = f"writing {part}{region.name} ({-(-len(region.data) // 1024)} KiB at {region.offset:#x})"
+        progress.line(what)
+        for span in spans:
+            flash.write(region, span, cache, lambda done, of: progress.bar(what, done, of))
+
+    if not flash.provable:
+        write((region.whole,))
+        return (region.whole,)
+    if missing is None or (not missing and not holds(region.whole)):
+        missing = find_differences(region, holds)
+        if not missing:
+            return ()
+    elif not missing:
+        return ()
+    write(missing)
+    if holds(region.whole):
+        return missing
+    if missing != (region.whole,):
+        write((region.whole,))
+        if holds(region.whole):
+            return (region.whole,)
+    raise FlashError(f"{region.name} was written, but the chip's MD5 of it is wrong")
+
+
+def identify(link: Link, wiring: str, chip: str, baud: int, memory: FlashMemory) -> ChipFacts:
     """Ask the chip's loader who it is; the chip stays in its loader. Raises FlashError, PortError."""
-    with loader_session(link, wiring, chip, baud) as session:
+    with loader_session(link, wiring, chip, baud, memory) as session:
         return session.facts
 
 
-class LoaderSession:
-    """A chip whose loader (RAM stub) runs and answers."""
-
-    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts, quiet: _QuietLog) -> None:
-        self._esp = esp
-        self._port = port
-        self._quiet = quiet
-        self.facts = facts
-
-    def holds(self, image: FlashImage) -> bool:
-        """Whether the flash has exactly this content, by the MD5 that the chip computes itself."""
-        self._port.set_step(f"checking {image.name}", 5 + VERIFY_S_PER_MIB * len(image.data) / 2**20)
-        digest: str = self._esp.flash_md5sum(image.offset, len(image.data))
-        return digest == hashlib.md5(image.data, usedforsecurity=False).hexdigest()
-
-    def write(self, image: FlashImage, progress: Progress) -> None:
-        """Write one image and have it verified. Raises what esptool raises."""
-        from esptool.cmds import write_flash
-
-        self._port.set_step(f"writing {image.name}", WRITE_FLOOR_S + len(image.data) / SLOWEST_BYTES_PER_S)
-        what = f"writing {image.name} ({len(image.data) // 1024} KiB at {image.offset:#x})"
-        progress.line(what)
-        with self._quiet.progress_to(lambda done, total: progress.bar(what, done, total)):
-            write_flash(self._esp, [(image.offset, image.data)], compress=True, force=True)
-
-
-@contextlib.contextmanager
-def loader_session(link: Link, wiring: str, chip: str, baud: int) -> Iterator[LoaderSession]:
-    """Restart the chip into its loader, start esptool's stub, raise the baud rate, and find out who it is.
-
-    Every failure inside comes out as FlashError with the step it happened in.
-    """
-    from esptool.cmds import attach_flash
-    from esptool.targets import CHIP_DEFS
-
-    console_baud = link.baudrate
-    port = LentPort(link.port, 0.0)
-    port.set_step("connecting to the ROM loader", CONNECT_S)
-    timeout = link.port.timeout
-    quiet = _QuietLog.install()
-    try:
-        link.baudrate = ROM_BAUD
-        reset_to_loader(link, wiring)
-        esp = CHIP_DEFS[chip](port, ROM_BAUD)
-        banner = link.port.read(4096)
-        link.port.timeout = ANSWER_S
-        try:
-            esp.connect(mode="no-reset", attempts=2, warnings=False)
-        except (RuntimeError, OSError) as error:
-            raise FlashError(_why_not_connected(banner, error)) from error
-        mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
-        port.set_step("starting esptool's stub in the chip's RAM", STUB_S)
-        esp = esp.run_stub()
-        if baud != ROM_BAUD:
-            port.set_step(f"changing to {baud} baud", CONNECT_S)
-            esp.change_baud(baud)
-        port.set_step("identifying the flash chip", CONNECT_S)
-        attach_flash(esp)
-        size_id = esp.flash_id() >> 16
-        facts = ChipFacts(
-            chip=chip,
-            revision=_revision_of(esp),
-            mac=mac,
-            flash_size=1 << size_id if 16 <= size_id <= 28 else 0,
+def _require_room(plan: FlashPlan, facts: ChipFacts) -> None:
+    last = plan.regions[-1] if plan.regions else None
+    if last is not None and facts.flash_size and last.end > facts.flash_size:
+        raise FlashError(
+            f"{last.name} ends at {last.end:#x}, but the flash of this board has only {facts.flash_size // 1024} KiB"
         )
-        if not facts.flash_size:
-            raise FlashError(f"the flash chip does not answer (its id reads {esp.flash_id():#x})")
-        esp.flash_set_parameters(facts.flash_size)
-        yield LoaderSession(esp, port, facts, quiet)
-    except HutError as error:
-        if isinstance(error, FlashError) and not str(error).startswith(port.step):
-            raise FlashError(f"{port.step} failed: {error}") from None
-        raise
-    except (RuntimeError, ValueError, *TROUBLE) as error:
-        # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
-        raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
-    finally:
-        with contextlib.suppress(*TROUBLE):
-            link.port.timeout = timeout
-            link.baudrate = console_baud
 
 
-def _why_not_connected(banner: bytes, error: BaseException) -> str:
-    mode = re.search(rb"boot:(0x[0-9a-f]+) \(([^)]*)", banner)
-    if mode is not None and b"waiting for download" not in banner:
-        words = mode[2].decode(errors="replace")
-        return (
-            f"the chip started in mode {mode[1].decode()} ({words}) instead of its loader: IO0 was not low at reset; "
-            "check that DTR and RTS are wired as on a devkit"
-        )
-    return _first_sentence(error)
+def _compress_ahead(plan: FlashPlan, cache: Path | None) -> None:
+    """Compress what may have to be written, while the board restarts; without a cache it would be done twice."""
+    if cache is None:
+        return
+    wanted = [
+        region.data + b"\xff" * (-len(region.data) % 4)
+        for region, missing in zip(plan.regions, plan.missing, strict=True)
+        if missing is None or missing == (region.whole,)
+    ]
+    threading.Thread(
+        target=lambda: [compressed(data, cache) for data in wanted], name="hut-compress", daemon=True
+    ).start()
 
 
-def _revision_of(esp: Any) -> str:
-    return f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip() and "troubleshooting" not in line.lower()]
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
-
-
-class _QuietLog:
-    """esptool's logger while we use it: nothing reaches the terminal, progress reaches whoever asked for it."""
-
-    _installed: _QuietLog | None = None
-
-    def __init__(self) -> None:
-        self._progress: Callable[[int, int], None] | None = None
-
-    @classmethod
-    def install(cls) -> _QuietLog:
-        """Make esptool log through one of these from now on, and return it."""
-        if cls._installed is None:
-            from esptool.logger import TemplateLogger, log
-
-            quiet = cls()
-
-            class Adapter(TemplateLogger):  # type: ignore[misc]
-                def print(self, *args: Any, **kwargs: Any) -> None: ...
-                def note(self, message: str) -> None: ...
-                def warning(self, message: str) -> None: ...
-                def error(self, message: str) -> None: ...
-                def stage(self, finish: bool = False) -> None: ...
-                def set_verbosity(self, verbosity: str) -> None: ...
-
-                def progress_bar(self, cur_iter: int, total_iters: int, *_args: Any, **_kwargs: Any) -> None:
-                    if quiet._progress is not None:
-                        quiet._progress(cur_iter, total_iters)
-
-            log.set_logger(Adapter())
-            cls._installed = quiet
-        return cls._installed
-
-    @contextlib.contextmanager
-    def progress_to(self, receiver: Callable[[int, int], None]) -> Iterator[None]:
-        """Send progress to `receiver` for a while."""
-        self._progress = receiver
-        try:
-            yield
-        finally:
-            self._progress = None
+__all__ = ["ChipFacts", "FlashOutcome", "LoaderSession", "bring", "flash_images", "identify"]

@@ -9,18 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_hut.bench.models import Bench, Slot
+from pytest_hut.bench.places import user_cache_dir, user_state_dir
 from pytest_hut.board.console import Console
+from pytest_hut.board.flash_memory import FlashMemory, carry_stamp, device_stamp
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.raw_log import RawLog
 from pytest_hut.board.reader import PortReader
 from pytest_hut.board.slot import HutSlot
+from pytest_hut.errors import PortError
 from pytest_hut.events.journal import Journal
-from pytest_hut.events.types import SlotLeased, SlotReleased
+from pytest_hut.events.types import Event, PortLost, SlotLeased, SlotReleased
 from pytest_hut.lease.lockfile import LockFile
+from pytest_hut.link.base import Link
 from pytest_hut.link.open import link_for
 from pytest_hut.power.held import held_power
 
 __tracebackhide__ = True  # A test's author wants to see the test's line, not ours.
+
+
+def slot_lock(slot: Slot, job: str) -> LockFile:
+    """Return the lock of a slot; taking it and giving it back does not make what is remembered of its flash void."""
+    return LockFile(slot.lock, job, lambda before, after: carry_stamp(_memory_file(slot), before, after))
 
 
 @contextlib.contextmanager
@@ -44,10 +53,11 @@ def hold_slot(
     """
     start = time.monotonic()
     with (
-        LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line),
+        slot_lock(slot, job).acquire(lock_timeout_s, progress.line) as lock,
         hold_locked_slot(
             slot,
             bench,
+            lock.fileno(),
             waited_s=time.monotonic() - start,
             journal=journal,
             console_log=console_log,
@@ -59,9 +69,18 @@ def hold_slot(
 
 @contextlib.contextmanager
 def hold_locked_slot(
-    slot: Slot, bench: Bench, *, waited_s: float, journal: Journal, console_log: Path, progress: Progress
+    slot: Slot,
+    bench: Bench,
+    lock_fd: int,
+    *,
+    waited_s: float,
+    journal: Journal,
+    console_log: Path,
+    progress: Progress,
 ) -> Iterator[HutSlot]:
     """The part of `hold_slot` behind the lock, for a caller who took it (after `waited_s` seconds) and keeps it.
+
+    `lock_fd` is a descriptor of the lock file.
 
     Raises RelayError, PortError and ConfigError as `hold_slot`.
     """
@@ -81,13 +100,37 @@ def hold_locked_slot(
     with held_power(slot, bench, journal.append) as relay:
         link = link_for(slot.port, slot.console_baud)
         raw_log = RawLog(console_log)
-        reader = PortReader(link, raw_log, slot.id, journal.append)
+        memory = FlashMemory()
+
+        def note(event: Event) -> None:
+            if isinstance(event, PortLost):
+                memory.distrust()  # Another board may be there when it comes back.
+            journal.append(event)
+
+        reader = PortReader(link, raw_log, slot.id, note)
         try:
             link.open(slot.port_timeout_s)
+            memory.take_over(_memory_file(slot), _stamp(link, lock_fd))
             reader.start()
-            yield HutSlot(slot, link, reader, Console(link, reader, console_log), relay, journal.append, progress)
+            console = Console(link, reader, console_log)
+            yield HutSlot(slot, link, reader, console, relay, note, progress, memory, user_cache_dir() / "flash")
+            # Only where all went well: what an error left behind is not known.
+            memory.save(_stamp(link, lock_fd))  # Let the next session trust it, as long as nobody comes between.
         finally:
             reader.stop()
             link.close()
             raw_log.close()
     journal.append(SlotReleased(slot=slot.id))
+
+
+def _memory_file(slot: Slot) -> Path:
+    return user_state_dir() / "slots" / f"{slot.id}.json"
+
+
+def _stamp(link: Link, lock_fd: int) -> dict[str, int] | None:
+    """What tells whether somebody else had the board: the state of its device, and of its lock."""
+    try:
+        device = device_stamp(link.name, link.descriptor())
+    except PortError:
+        return None
+    return None if device is None else {**device, "lock": os.fstat(lock_fd).st_mtime_ns}

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from pytest_hut.bench.models import Slot
 from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.console import Console
+from pytest_hut.board.flash_memory import FlashMemory
+from pytest_hut.board.flash_plan import FlashPlan, plan_flash, total
 from pytest_hut.board.flasher import ChipFacts, FlashOutcome, flash_images, identify
+from pytest_hut.board.loader_session import FlashRefused
 from pytest_hut.board.power_proof import PowerProof
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.reader import PortReader
 from pytest_hut.board.reset import reset_to_app
 from pytest_hut.errors import FlashError, HutError, PortError, RelayError
-from pytest_hut.events.types import BoardIdentified, BoardReset, Booted, Event, FlashFailed, FlashFinished
+from pytest_hut.events.types import (
+    BoardIdentified,
+    BoardReset,
+    Booted,
+    Event,
+    FlashFailed,
+    FlashFinished,
+    FlashPlanned,
+)
 from pytest_hut.firmware.identity import FirmwareIdentity, describe
 from pytest_hut.firmware.imageset import ImageSet
 from pytest_hut.link.base import Link
@@ -28,6 +40,12 @@ FLASH_TRIES = 3
 
 CYCLE_AFTER_FAILURES = 2
 """After so many failed tries the board is power-cycled before the next one."""
+
+
+PROVED_BY_BANNER = "ELF SHA-256 in the boot banner"
+
+PROVING_BOOT_S = 10.0
+"""How long the boot may take that proves a firmware without asking the chip's loader."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,10 @@ class HutSlot:
         power: Relay,
         emit: Callable[[Event], None],
         progress: Progress,
+        memory: FlashMemory | None = None,
+        cache: Path | None = None,
     ) -> None:
+        """`memory` is what is remembered of the slot, `cache` the folder of compressed images."""
         self.config = slot
         """The slot as slots.toml describes it."""
         self.console = console
@@ -73,6 +94,10 @@ class HutSlot:
         """What the last flash proved to be on the board; None when nothing is known."""
         self.facts: ChipFacts | None = None
         """What the chip's loader said about itself; None until a flash or `identify` asked it."""
+        self.flash_mode = "auto"
+        """How `flash` goes about it: auto, verify, always or never; see `--hut-flash`."""
+        self._memory = memory or FlashMemory()
+        self._cache = cache
         self._link = link
         self._reader = reader
         self._emit = emit
@@ -163,7 +188,7 @@ class HutSlot:
         self._need_port()
         self._reader.pause()
         try:
-            facts = identify(self._link, self.config.reset, self.chip, self.config.flash_baud)
+            facts = identify(self._link, self.config.reset, self.chip, self.config.flash_baud, self._memory)
         finally:
             self._reader.resume()
         self._know(facts)
@@ -174,52 +199,117 @@ class HutSlot:
 
         Raises:
             FirmwareError: the images do not fit this slot.
-            FlashError: all tries failed.
+            FlashError: all tries failed, or nothing may be written and the firmware is not proved to be there.
         """
         identity = describe(images)
-        if self.firmware and self._banner_proves == identity.content_sha256:
-            finished = replace(
-                self.firmware.flash,
-                written=False,
-                proof="ELF SHA-256 in the boot banner",
-                bytes_written=0,
-                attempts=0,
-                seconds=0.0,
-                slot=self.id,
-            )
-            self._emit(finished)
-            self.firmware = Firmware(identity, finished)
-            return self.firmware
+        proved = self._banner_proves == identity.content_sha256
+        if self.firmware and proved and self.flash_mode in ("auto", "never"):
+            return self._proved(images, identity, "it booted since it was flashed", 0.0)
         start = time.monotonic()
         self.firmware = self._banner_proves = None
+        plan = self._plan(images)
+        if self.flash_mode == "never" or (self.flash_mode == "auto" and plan.identical):
+            self._need_port()
+            if self._boots_as(identity):
+                return self._proved(images, identity, plan.why, time.monotonic() - start)
+            self._memory.distrust()
+            plan = self._plan(images)
+            if self.flash_mode == "never":
+                raise FlashError(
+                    f"{self.id} does not boot {images.source} {identity.version or ''}, as far as its banner tells, "
+                    "and --hut-flash=never forbids to write it"
+                )
         for attempt in range(1, FLASH_TRIES + 1):
             try:
                 self._need_port()
-                outcome = self._flash_once(images)
+                outcome = self._flash_once(plan)
             except (FlashError, PortError) as error:
+                self._memory.distrust()
                 self._emit(
                     FlashFailed(slot=self.id, firmware=images.source, attempt=attempt, step="flash", reason=str(error))
                 )
                 self._progress.line(f"flash try {attempt} of {FLASH_TRIES} failed: {error}")
+                if isinstance(error, FlashRefused):
+                    raise
                 if attempt == FLASH_TRIES:
                     self._give_up(error)
                 if attempt >= CYCLE_AFTER_FAILURES:
                     self._cycle_to_recover()
+                plan = self._plan(images)
             else:
-                return self._flashed(images, identity, outcome, attempt, time.monotonic() - start)
+                return self._flashed(images, identity, plan, outcome, attempt, time.monotonic() - start)
         raise AssertionError("the last try either returned or raised")
 
-    def _flash_once(self, images: ImageSet) -> FlashOutcome:
+    def _plan(self, images: ImageSet) -> FlashPlan:
+        known = self._memory.sectors if self._memory.trusted and self.flash_mode == "auto" else None
+        plan = plan_flash(images.images, known, write_all=self.flash_mode == "always")
+        sizes = [None if spans is None else total(spans) for spans in plan.missing]
+        self._emit(
+            FlashPlanned(
+                slot=self.id,
+                firmware=images.source,
+                mode=self.flash_mode,
+                why=plan.why,
+                image_bytes=images.size,
+                bytes_to_write=None if None in sizes else sum(size or 0 for size in sizes),
+            )
+        )
+        return plan
+
+    def _boots_as(self, identity: FirmwareIdentity) -> bool:
+        """Restart the board and see whether it says that it runs this firmware."""
+        if not (identity.elf_sha256 or "").strip("0"):
+            return False
+        self.reset()
+        try:
+            printed = self.console.expect_boot(PROVING_BOOT_S, again=True).elf_sha256 or ""
+        except PortError:
+            raise
+        except HutError as error:
+            self._progress.line(f"not what it was: {str(error).splitlines()[0]}")
+            return False
+        return bool(printed.strip("0")) and (identity.elf_sha256 or "").startswith(printed)
+
+    def _proved(self, images: ImageSet, identity: FirmwareIdentity, why: str, seconds: float) -> Firmware:
+        finished = FlashFinished(
+            slot=self.id,
+            firmware=images.source,
+            content_sha256=identity.content_sha256,
+            app_version=identity.version,
+            elf_sha256=identity.elf_sha256,
+            written=False,
+            proof=PROVED_BY_BANNER,
+            image_bytes=images.size,
+            bytes_written=0,
+            baud=self.config.console_baud,
+            attempts=0,
+            seconds=round(seconds, 3),
+            bytes_saved=images.size,
+            plan=why,
+            commit=images.commit,
+        )
+        self._emit(finished)
+        self.firmware = Firmware(identity, finished)
+        return self.firmware
+
+    def _flash_once(self, plan: FlashPlan) -> FlashOutcome:
+        config = self.config
         self._reader.pause()
         try:
             return flash_images(
-                self._link, self.config.reset, self.chip, self.config.flash_baud, images, self._progress
+                self._link, config.reset, self.chip, config.flash_baud, plan, self._memory, self._cache, self._progress
             )
         finally:
             self._reader.resume()
 
     def _flashed(
-        self, images: ImageSet, identity: FirmwareIdentity, outcome: FlashOutcome, attempt: int, seconds: float
+        self,
+        images: ImageSet,
+        identity: FirmwareIdentity,
+        plan: FlashPlan,
+        outcome: FlashOutcome,
+        attempt: int,
+        seconds: float,
     ) -> Firmware:
         self._know(outcome.facts)
         finished = FlashFinished(
@@ -229,12 +319,16 @@ class HutSlot:
             app_version=identity.version,
             elf_sha256=identity.elf_sha256,
             written=bool(outcome.written),
-            proof="MD5 computed by the chip",
+            proof=outcome.proof,
             image_bytes=images.size,
             bytes_written=outcome.bytes_written,
             baud=outcome.baud,
             attempts=attempt,
             seconds=round(seconds, 3),
+            commit=images.commit,
+            bytes_saved=max(0, images.size - outcome.bytes_written),
+            bytes_sent=outcome.bytes_sent,
+            plan=plan.why,
         )
         self._emit(finished)
         self.firmware = Firmware(identity, finished)

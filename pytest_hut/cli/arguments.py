@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from pathlib import Path
 from typing import NoReturn
 
 from pytest_hut import __version__
 from pytest_hut.bench.ids import check_slot_id
+from pytest_hut.cli.evidence_arguments import add_evidence_commands
 from pytest_hut.cli.exits import EXPLAINED, USAGE
+from pytest_hut.cli.firmware_arguments import add_firmware_actions
+from pytest_hut.cli.job_arguments import add_job_commands
 
 LOCK_TIMEOUT_S = 600.0
 LAST_TCP_PORT = 65535
@@ -44,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hut",
-        description="Boards on the bench, from the command line: what there is, locking, flashing, listening.",
+        description="Boards on the bench, from the command line: what there is, locking, flashing, listening, power.",
         epilog=EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -55,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_virtual(commands)
     _add_flash(commands)
     _add_monitor(commands)
+    _add_power(commands)
     _add_lock(commands)
+    add_firmware_actions(_command(commands, "firmware", "keep firmware by the commit it was built from"))
+    add_job_commands(functools.partial(_command, commands, bench=False), _seconds)
+    add_evidence_commands(functools.partial(_command, commands), _add_lock_timeout)
     return parser
 
 
@@ -111,6 +119,17 @@ def _add_monitor(commands: _Commands[_Parser]) -> None:
     command.add_argument("--log", metavar="FILE", type=Path, help="also record everything in this new file")
 
 
+def _add_power(commands: _Commands[_Parser]) -> None:
+    command = _command(commands, "power", "switch the power of a board, and prove it; or look how its relay stands")
+    command.add_argument("action", metavar="on|off|cycle|state", choices=("on", "off", "cycle", "state"))
+    command.add_argument("slot", metavar="SLOT", type=_slot_id)
+    command.add_argument("--off-s", metavar="N", type=_seconds, help="cycle: seconds off (default: as in slots.toml)")
+    command.add_argument("--on-s", metavar="N", type=_seconds, help="cycle: seconds to wait once it is on again")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of a line")
+    _add_holding_options(command)
+    command.add_argument("--evidence", metavar="DIR", type=Path, help="make the job's folder below this one")
+
+
 def _add_lock(commands: _Commands[_Parser]) -> None:
     command = _command(
         commands, "lock", "run a command while the slot is locked", usage="hut lock [options] SLOT -- COMMAND ..."
@@ -119,7 +138,9 @@ def _add_lock(commands: _Commands[_Parser]) -> None:
     _add_lock_timeout(command, "--timeout", "--lock-timeout")
 
 
-def _command(commands: _Commands[_Parser], name: str, summary: str, usage: str | None = None) -> _Parser:
+def _command(
+    commands: _Commands[_Parser], name: str, summary: str, usage: str | None = None, *, bench: bool = True
+) -> _Parser:
     command = commands.add_parser(
         name,
         help=summary,
@@ -129,7 +150,8 @@ def _command(commands: _Commands[_Parser], name: str, summary: str, usage: str |
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument("--config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
+    if bench:
+        command.add_argument("--config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     return command
 
 

@@ -8,9 +8,15 @@ from pytest_hut.errors import ConfigError, HutError, ProductError, SlotBusy
 
 OK = 0
 PRODUCT = 1
+FAILED = 1
+"""A step of a job failed."""
 USAGE = 2
 INFRASTRUCTURE = 3
 BUSY = 4
+TIMEOUT = 5
+CANCELLED = 6
+RELAY_TIMEOUT = 7
+RELAY_ERROR = 8
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 SIGNAL_BASE = 128
@@ -21,10 +27,16 @@ BROKEN_PIPE = 141
 EXPLAINED = """\
 exit codes:
   0    done
-  1    the firmware misbehaved: it crashed, did not boot, or another one booted
+  1    the firmware misbehaved: it crashed, did not boot, or another one booted;
+       hut run: a step failed, or an expected artifact did not come;
+       hut gate: closed; hut report validate: there are mistakes
   2    the command line or slots.toml cannot work as given
   3    the bench failed (port, relay, flashing, firmware files): nothing was learned about the firmware
-  4    somebody else holds the slot
+  4    somebody else holds the slot; hut run: another job of the same role and key is active
+  5    hut run: the time limit of the job was over
+  6    hut run: the job was cancelled by its flag
+  7    hut power: timeout; the relay, or what drives it, did not answer in time or did not follow
+  8    hut power: ha_error; what drives the relay said no, made no sense, or is not there
   130  interrupted before it was done
 hut lock ends with the exit code of its command (128 + n if signal n killed it; 126 or 127 if it cannot be run).
 """

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_hut.bench.models import Slot
 from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.slot import Firmware
 from pytest_hut.cli.choice import the_firmware, the_slot
-from pytest_hut.cli.exits import OK, exit_code_of, in_one_line
+from pytest_hut.cli.exits import OK
 from pytest_hut.cli.holding import held_slot
 from pytest_hut.cli.progress import shown_progress
+from pytest_hut.cli.recorded import job_for, recorded
 from pytest_hut.errors import ProductError
 from pytest_hut.events.journal import Journal
-from pytest_hut.events.types import SessionFinished, SessionStarted
-from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
-
-LANE = "local-hil"
+from pytest_hut.recording.job import Job
 
 STAY_UP_S = 0.5
 """A firmware that crashes right behind its banner did not boot in the eyes of whoever flashed it."""
@@ -30,9 +26,10 @@ def run(options: argparse.Namespace) -> int:
     """Flash and boot. Raises HutError: whatever went wrong, with whose fault it is."""
     bench, slot = the_slot(options.slot, options.config, virtual=options.virtual)
     images = the_firmware(options.firmware, slot)
-    job = new_job(Path.cwd() / (options.evidence or bench.evidence_dir), None, LANE, Path.cwd())
+    job = job_for(options.evidence, bench)
     with (
-        _recorded(job, slot),
+        _evidence_told(job),
+        recorded(job, [slot]),
         contextlib.closing(Journal(job.slot_journal(slot.id, ""))) as journal,
         shown_progress(slot.id) as progress,
         held_slot(
@@ -54,32 +51,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _recorded(job: Job, slot: Slot) -> Iterator[None]:
-    """Write down beginning and end of the job, and say where its evidence is."""
-    with contextlib.closing(Journal(job.path / SESSION_JOURNAL)) as journal:
-        journal.append(
-            SessionStarted(
-                job_id=job.job_id,
-                lane=job.lane,
-                commit_sha=job.commit_sha,
-                lock_key=slot.id,
-                slots=[slot.id],
-                virtual=slot.virtual,
-                pid=os.getpid(),
-                stamp=job.stamp,
-            )
-        )
-        code, cause, reason = OK, "", ""
-        try:
-            yield
-        except BaseException as error:
-            code, reason = exit_code_of(error), in_one_line(error)
-            cause = "interrupt" if isinstance(error, KeyboardInterrupt) else ""
-            raise
-        finally:
-            journal.append(SessionFinished(exit_code=code, cause=cause, reason=reason))
-            here = Path.cwd()
-            print(f"evidence: {job.path.relative_to(here) if job.path.is_relative_to(here) else job.path}", flush=True)
+def _evidence_told(job: Job) -> Iterator[None]:
+    """Say at the end, good or bad, where the job's evidence is."""
+    try:
+        yield
+    finally:
+        here = Path.cwd()
+        print(f"evidence: {job.path.relative_to(here) if job.path.is_relative_to(here) else job.path}", flush=True)
 
 
 def _require_the_flashed_one(boot: Boot, firmware: Firmware) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_hut.bench.models import Bench, Slot
-from pytest_hut.board.hold import hold_locked_slot
+from pytest_hut.board.hold import hold_locked_slot, slot_lock
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.slot import HutSlot
 from pytest_hut.events.journal import Journal
-from pytest_hut.lease.lockfile import LockFile
 from pytest_hut.virtual.slots import VirtualSlots
 
 
@@ -32,13 +31,14 @@ def held_slot(
     A virtual board is started behind the lock, so that it boots what its last holder left in its flash.
     """
     start = time.monotonic()
-    with LockFile(slot.lock, job).acquire(lock_timeout_s, progress.line):
+    with slot_lock(slot, job).acquire(lock_timeout_s, progress.line) as lock:
         waited_s = time.monotonic() - start
         with (
             VirtualSlots(bench, [slot.id]) as served,
             hold_locked_slot(
                 served.bench.slots[slot.id],
                 served.bench,
+                lock.fileno(),
                 waited_s=waited_s,
                 journal=journal,
                 console_log=console_log,

@@ -58,6 +58,8 @@ class SessionStarted(Event):
     stamp: str = ""
     """The UTC stamp in the file names of this job."""
     thread_ref: str | None = None
+    hostname: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,19 @@ class BoardIdentified(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlashPlanned(Event):
+    """What is to be done so that the flash holds the firmware, as known before the board is touched."""
+
+    firmware: str
+    mode: str
+    """auto, verify, always or never, as `--hut-flash` says."""
+    why: str
+    image_bytes: int
+    bytes_to_write: int | None
+    """None where only the chip can tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlashFinished(Event):
     """The firmware is on the board; `written` is False where it was there already, `proof` says how that is known."""
 
@@ -144,6 +159,14 @@ class FlashFinished(Event):
     baud: int
     attempts: int
     seconds: float
+    commit: str | None = None
+    """The git commit that the firmware is known to be built from."""
+    bytes_saved: int = 0
+    """Bytes of the images that did not have to be written."""
+    bytes_sent: int = 0
+    """Bytes over the wire to the chip."""
+    plan: str = ""
+    """Why so much was written, in one clause."""
 
 
 @dataclass(frozen=True, kw_only=True)

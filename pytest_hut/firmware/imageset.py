@@ -40,6 +40,8 @@ class ImageSet:
     """`dio`, `qio`, ...; None keeps what the bootloader image says. The same for the two below."""
     flash_freq: str | None = None
     flash_size: str | None = None
+    commit: str | None = None
+    """The git commit it is known to be built from, None where nothing vouches for that."""
 
     @cached_property
     def content_sha256(self) -> str:

@@ -58,8 +58,8 @@ class LockOffice:
 
 
 @contextlib.contextmanager
-def borrowed_lock(office: str, slot_id: str) -> Iterator[None]:
-    """Hold, while inside, the lock of a slot that the process behind `office` holds.
+def borrowed_lock(office: str, slot_id: str) -> Iterator[int]:
+    """Hold, while inside, the lock of a slot that the process behind `office` holds; yields its descriptor.
 
     Raises InfrastructureError when that process is gone or does not hold it.
     """
@@ -74,6 +74,6 @@ def borrowed_lock(office: str, slot_id: str) -> Iterator[None]:
     if answer != b"ok" or not descriptors:
         raise InfrastructureError(f"the session does not hold the lock of {slot_id}")
     try:
-        yield
+        yield descriptors[0]
     finally:
         os.close(descriptors[0])  # Never unlocked here: that would unlock it for the session, too.

@@ -63,9 +63,17 @@ class LockFile:
     The lock belongs to the open descriptor and dies with its last owner, however that ends.
     """
 
-    def __init__(self, path: Path, job: str | None = None) -> None:
+    def __init__(
+        self, path: Path, job: str | None = None, on_written: Callable[[int, int], None] | None = None
+    ) -> None:
+        """`on_written` is told, while the lock is held, that taking it or giving it back wrote to the file.
+
+        It gets the times of the last write (nanoseconds since the epoch) before and after: who knows the one from
+        before, and hears of each, knows that nobody else took the lock in between.
+        """
         self.path = path
         self._job = job
+        self._on_written = on_written
         self._fd: int | None = None
 
     @property
@@ -109,7 +117,11 @@ class LockFile:
                 break
             os.close(fd)  # Somebody deleted or replaced the file meanwhile: this lock would exclude nobody.
         self._fd = fd
-        self._write_holder()
+        try:
+            self._write_holder()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def release(self) -> None:
@@ -117,9 +129,11 @@ class LockFile:
         fd, self._fd = self._fd, None
         if fd is None:
             return
-        _replace_text(fd, "")
-        unlock_descriptor(fd)
-        os.close(fd)
+        try:
+            self._write(fd, "")
+        finally:
+            unlock_descriptor(fd)
+            os.close(fd)
 
     def holder(self) -> Holder | None:
         """Return who holds the lock now, or None if nobody does or the file is missing."""
@@ -132,7 +146,7 @@ class LockFile:
                 unlock_descriptor(fd)
                 return None
             text = os.pread(fd, 4096, 0)
-            pid = _locking_pid(os.fstat(fd))
+            pid = locking_pid(os.fstat(fd))
         finally:
             os.close(fd)
         return _holder_from(text, pid)
@@ -146,7 +160,13 @@ class LockFile:
             since_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         text = json.dumps({key: value for key, value in asdict(holder).items() if value is not None})
-        _replace_text(self.fileno(), text + "\n")
+        self._write(self.fileno(), text + "\n")
+
+    def _write(self, fd: int, text: str) -> None:
+        before = os.fstat(fd).st_mtime_ns
+        _replace_text(fd, text)
+        if self._on_written is not None:
+            self._on_written(before, os.fstat(fd).st_mtime_ns)
 
     def __enter__(self) -> LockFile:
         return self
@@ -172,9 +192,12 @@ def _open_lock_file(path: Path) -> int:
                     f"{path} is a symbolic link, which a lock file must not be; remove it"
                 ) from None
             raise InfrastructureError(f"{path} cannot be opened as a lock file: {error.strerror}") from None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(fd)
-            raise InfrastructureError(f"{path} is not a regular file, which a lock file has to be; remove it")
+            # With a second name it could be somebody's precious file, and its text would be replaced.
+            what = "a file with more than one name" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            raise InfrastructureError(f"{path} is {what}, which a lock file must not be; remove it")
         if attempt & os.O_CREAT:
             os.fchmod(fd, SHARED_MODE)  # The umask must not lock other users out.
         return fd
@@ -199,7 +222,8 @@ def _replace_text(fd: int, text: str) -> None:
         return  # A file of another user, opened read-only, or a full disk: the text is only a courtesy.
 
 
-def _locking_pid(there: os.stat_result) -> int | None:
+def locking_pid(there: os.stat_result) -> int | None:
+    """Return who took the lock of a file, as the kernel's table says; the lock may have outlived that process."""
     identity = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()

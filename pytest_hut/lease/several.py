@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pytest_hut.errors import SlotBusy
 from pytest_hut.lease.lockfile import POLL_S, REMIND_EVERY_S, LockFile
@@ -24,6 +23,12 @@ class HeldLocks:
     busy: dict[str, str] = field(default_factory=dict)
     """Slots that could not be had, and why."""
 
+    def take_over(self, other: HeldLocks) -> None:
+        """Become the holder of what `other` holds."""
+        self.locks.update(other.locks)
+        self.waited_s.update(other.waited_s)
+        self.busy.update(other.busy)
+
     def release(self) -> None:
         """Give all locks back."""
         for lock in self.locks.values():
@@ -32,7 +37,7 @@ class HeldLocks:
 
 
 def take_each(
-    paths: Mapping[str, Path], job: str, timeout_s: float, on_wait: Callable[[str], None] | None = None
+    locks: Mapping[str, LockFile], timeout_s: float, on_wait: Callable[[str], None] | None = None
 ) -> HeldLocks:
     """Take every lock, in the order of the lock paths, which is the same for all sessions; each may take `timeout_s`.
 
@@ -41,10 +46,10 @@ def take_each(
     """
     held = HeldLocks()
     try:
-        for slot_id, path in sorted(paths.items(), key=lambda item: str(item[1])):
+        for slot_id, lock in _in_order(locks):
             start = time.monotonic()
             try:
-                held.locks[slot_id] = LockFile(path, job).acquire(timeout_s, on_wait)
+                held.locks[slot_id] = lock.acquire(timeout_s, on_wait)
             except SlotBusy as error:
                 held.busy[slot_id] = str(error)
             held.waited_s[slot_id] = time.monotonic() - start
@@ -55,23 +60,19 @@ def take_each(
 
 
 def take_any(
-    paths: Mapping[str, Path],
-    count: int,
-    job: str,
-    timeout_s: float,
-    on_wait: Callable[[str], None] | None = None,
+    locks: Mapping[str, LockFile], count: int, timeout_s: float, on_wait: Callable[[str], None] | None = None
 ) -> HeldLocks:
-    """Take the locks of any `count` slots, all at once: while they cannot be had together, none is held.
+    """Take any `count` of the locks, all at once: while they cannot be had together, none is held.
 
     Raises:
         SlotBusy: fewer than `count` are free when `timeout_s` seconds are over.
         InfrastructureError: a path cannot be a lock file.
     """
     start = remind_at = time.monotonic()
-    turnstile = LockFile(next(iter(paths.values())).with_name(TURNSTILE), job)
+    turnstile = LockFile(next(iter(locks.values())).path.with_name(TURNSTILE))
     while True:
         with turnstile.acquire(timeout_s):
-            held = _try_any(paths, count, job)
+            held = _try_any(locks, count)
         now = time.monotonic()
         if len(held.locks) == count:
             held.waited_s = dict.fromkeys(held.locks, now - start)
@@ -82,26 +83,30 @@ def take_any(
         told = "; ".join(held.busy.values())
         if now - start >= timeout_s:
             raise SlotBusy(
-                f"{count} slots are needed and {free} of {', '.join(paths)} free; gave up after {timeout_s:g} s "
+                f"{count} slots are needed and {free} of {', '.join(locks)} free; gave up after {timeout_s:g} s "
                 f"(wait longer with --hut-lock-timeout): {told}"
             )
         if on_wait is not None and now >= remind_at:
-            on_wait(f"waiting for any {count} of {', '.join(paths)}: {told}")
+            on_wait(f"waiting for any {count} of {', '.join(locks)}: {told}")
             remind_at = now + REMIND_EVERY_S
         time.sleep(min(POLL_S, max(0.0, start + timeout_s - now)))
 
 
-def _try_any(paths: Mapping[str, Path], count: int, job: str) -> HeldLocks:
+def _try_any(locks: Mapping[str, LockFile], count: int) -> HeldLocks:
     held = HeldLocks()
     with contextlib.ExitStack() as undo:
         undo.callback(held.release)
-        for slot_id, path in sorted(paths.items(), key=lambda item: str(item[1])):
+        for slot_id, lock in _in_order(locks):
             if len(held.locks) == count:
                 break
-            lock = LockFile(path, job)
             try:
                 held.locks[slot_id] = lock.acquire(0)
             except SlotBusy:
-                held.busy[slot_id] = f"{path} is held by {lock.holder()}"
+                held.busy[slot_id] = f"{lock.path} is held by {lock.holder()}"
         undo.pop_all()
     return held
+
+
+def _in_order(locks: Mapping[str, LockFile]) -> list[tuple[str, LockFile]]:
+    """All sessions take locks in the order of their paths."""
+    return sorted(locks.items(), key=lambda item: str(item[1].path))

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import serial
-
 
 class Link(Protocol):
     """One open serial line. One thread reads; any thread may write, set the lines, or interrupt the read."""
 
     name: str
     """The device path or URL, for messages."""
-
-    @property
-    def port(self) -> serial.SerialBase:
-        """The open pyserial port, for a library that wants to drive it while nobody reads here."""
 
     @property
     def baudrate(self) -> int:
@@ -43,6 +37,15 @@ class Link(Protocol):
 
     def interrupt(self) -> None:
         """Make a `read` return b"": the current one, or the first that finds nothing more."""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Return what is there, waiting for it up to `timeout_s`; b"" if nothing comes.
+
+        For whoever drives the line while nobody is in `read`; not interruptible. Raises PortError as `read`.
+        """
+
+    def descriptor(self) -> int | None:
+        """The open local device's file descriptor; None where there is none, as on the network."""
 
     def write(self, data: bytes) -> None:
         """Send all of it. Raises PortError when the port went away or takes nothing for 10 s."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import select
 import socket
@@ -19,6 +20,9 @@ from pytest_hut.errors import PortError
 from pytest_hut.link.presence import wait_until_usable
 
 READ_SIZE = 1 << 16
+
+MUCH = 2048
+"""A tty hands out 4 KiB at a time; where this much came at once, more is likely waiting."""
 
 WRITE_TIMEOUT_S = 10.0
 
@@ -41,6 +45,7 @@ class TtyLink:
         self._lines: ModemLines | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
+        self._arrivals = select.poll()
 
     @property
     def port(self) -> serial.Serial:
@@ -86,6 +91,8 @@ class TtyLink:
         self._poll = select.poll()
         self._poll.register(port.fileno(), select.POLLIN)
         self._poll.register(self._wake_read, select.POLLIN)
+        self._arrivals = select.poll()
+        self._arrivals.register(port.fileno(), select.POLLIN)
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -102,6 +109,31 @@ class TtyLink:
         if all(ready == self._wake_read for ready, _events in self._poll.poll()):
             os.read(self._wake_read, 4096)
             return b""
+        return self._take(fd)
+
+    def receive(self, timeout_s: float) -> bytes:
+        """See `Link.receive`."""
+        fd = self.port.fileno()
+        # Rounded up: poll(2) counts whole milliseconds, and must not say that the time is over when it is not.
+        if not self._arrivals.poll(math.ceil(max(0.0, timeout_s) * 1000)):
+            return b""
+        return self._take(fd)
+
+    def descriptor(self) -> int | None:
+        """See `Link.descriptor`."""
+        return self.port.fileno()
+
+    def _take(self, fd: int) -> bytes:
+        data = self._read_now(fd)
+        # A backlog is taken in one go: while another thread is busy, every call waits for its turn of the interpreter.
+        with contextlib.suppress(PortError):  # What came before it went away is not lost; the next call will tell.
+            more = data
+            while len(more) >= MUCH and len(data) < READ_SIZE:
+                more = self._read_now(fd)
+                data += more
+        return data
+
+    def _read_now(self, fd: int) -> bytes:
         try:
             data = os.read(fd, READ_SIZE)
         except BlockingIOError:

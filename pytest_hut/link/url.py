@@ -1,4 +1,4 @@
-"""A serial line behind a pyserial URL, such as `rfc2217://host:port`."""
+"""A serial line behind a pyserial URL, such as `socket://host:port`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import serial
 
 from pytest_hut.errors import PortError
-from pytest_hut.link.rfc2217 import Rfc2217Port
 
 WAKE_S = 0.1
 """pyserial's network ports cannot be interrupted in mid-read: data ends a read at once, this bounds a silent one."""
@@ -49,7 +48,7 @@ class UrlLink:
         try:
             while True:
                 try:
-                    self._port = self._open_once()
+                    self._port = serial.serial_for_url(self.name, self._baudrate, timeout=WAKE_S)
                     break
                 except ValueError as error:
                     raise PortError(f"{self.name} is no URL that pyserial can open: {error}") from None
@@ -59,11 +58,6 @@ class UrlLink:
         finally:
             timer.cancel()
         self._dtr = self._rts = True  # What pyserial asserts when it opens a port.
-
-    def _open_once(self) -> serial.SerialBase:
-        if self.name.lower().startswith("rfc2217://"):
-            return Rfc2217Port(self.name, self._baudrate, timeout=WAKE_S)
-        return serial.serial_for_url(self.name, self._baudrate, timeout=WAKE_S)
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -86,6 +80,24 @@ class UrlLink:
             raise PortError(f"{self.name} went away ({error})") from None
         self._interrupted.clear()
         return b""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """See `Link.receive`."""
+        port = self.port
+        try:
+            if not port.in_waiting:  # type: ignore[attr-defined]
+                port.timeout = max(0.0, timeout_s)
+                first: bytes = port.read(1)
+                port.timeout = WAKE_S
+            else:
+                first = b""
+            return first + port.read(port.in_waiting)  # type: ignore[attr-defined]
+        except (serial.SerialException, OSError) as error:
+            raise PortError(f"{self.name} went away ({error})") from None
+
+    def descriptor(self) -> int | None:
+        """See `Link.descriptor`."""
+        return None
 
     def interrupt(self) -> None:
         """See `Link.interrupt`."""

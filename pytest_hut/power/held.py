@@ -18,12 +18,18 @@ __tracebackhide__ = True  # A test's author wants to see the test's line, not ou
 
 @contextlib.contextmanager
 def held_power(
-    slot: Slot, bench: Bench, emit: Callable[[Event], None], *, may_stay_off: bool = False
+    slot: Slot,
+    bench: Bench,
+    emit: Callable[[Event], None],
+    *,
+    may_stay_off: bool = False,
+    power_first: bool = True,
 ) -> Iterator[Relay]:
     """Yield the relay of a slot whose lock the caller holds. The board is on inside, and on again afterwards.
 
-    With `may_stay_off` a board that is off at an orderly end stays off until the next holder. On the way out SIGINT,
-    SIGTERM and SIGHUP wait until power is back, which takes at most the slot's `budget_s`.
+    With `may_stay_off` a board that is off at an orderly end stays off until the next holder. Without `power_first` a
+    board that is off stays so until the caller, who has come to switch it, does. On the way out SIGINT, SIGTERM and
+    SIGHUP wait until power is back, which takes at most the slot's `budget_s`.
 
     Raises:
         RelayError: the board is off and could not be switched on.
@@ -33,8 +39,9 @@ def held_power(
     give_back = True
     try:
         try:
-            _require_power(slot, relay.restore("an earlier holder ended before power was proved to be back"))
-            _require_power(slot, relay.first_look())
+            if power_first:
+                _require_power(slot, relay.restore("an earlier holder ended before power was proved to be back"))
+                _require_power(slot, relay.first_look())
         except RelayError:
             give_back = False  # All the time there is was spent on it just now.
             raise

@@ -16,7 +16,7 @@ import requests
 from urllib3.util import Timeout
 
 from pytest_hut.bench.models import HomeAssistant
-from pytest_hut.errors import RelayError
+from pytest_hut.errors import ConfigError, RelayError
 from pytest_hut.power.credentials import default_credentials_file, read_secret
 from pytest_hut.power.driver import RelayRefused, RelayTimeout, RelayUnknown
 
@@ -28,7 +28,7 @@ class HomeAssistantDriver:
     """One `switch`, `light` or `input_boolean` entity."""
 
     def __init__(self, server: HomeAssistant, entity: str) -> None:
-        """Read the token (raises ConfigError); nothing is sent yet."""
+        """Read the token; nothing is sent yet. Raises ConfigError: the credentials or the ca_file are unusable."""
         self.name = entity
         self._url = server.url.rstrip("/")
         self._timeout_s = server.timeout_s
@@ -36,8 +36,13 @@ class HomeAssistantDriver:
         # No proxy, no .netrc: the token must go to this server and nowhere else.
         self._session.trust_env = False
         if server.ca_file is not None:
+            if not server.ca_file.is_file():
+                raise ConfigError(f"ca_file {server.ca_file}: there is no such file; correct it in slots.toml")
             self._session.verify = str(server.ca_file)
-        token = read_secret(server.credentials or default_credentials_file(), server.token_name)
+        credentials = server.credentials or default_credentials_file()
+        token = read_secret(credentials, server.token_name)
+        if not token.isascii() or not token.isprintable():
+            raise ConfigError(f"{server.token_name} in {credentials} is no token; copy it from Home Assistant again")
         self._session.headers["Authorization"] = f"Bearer {token}"
         self._refused: RelayRefused | None = None
 
@@ -78,7 +83,7 @@ class HomeAssistantDriver:
                 f"the certificate of Home Assistant at {self._url} is not trusted; if its authority is your own, "
                 "name its certificate as ca_file in [home_assistant] (nothing was sent)"
             ) from None
-        except requests.RequestException as error:
+        except OSError as error:  # All of requests' own errors are, and so is an unusable ca_file.
             # The class says enough; the text of a requests error can carry the whole request.
             raise RelayError(f"Home Assistant at {self._url} cannot be reached ({type(error).__name__})") from None
         if response.status_code in (401, 403):

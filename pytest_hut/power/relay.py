@@ -19,6 +19,8 @@ from pytest_hut.power.switching import Switched, Switcher, Target, Trace
 
 UNPROVED = "the command ended well, but nothing proves that the relay switched: give it a `state` command in slots.toml"
 
+NOTHING_SENT = "nothing was switched: "
+
 
 class Relay:
     """The relay of one slot whose lock is held. All methods may be called from one thread only.
@@ -66,11 +68,7 @@ class Relay:
 
     def on(self) -> PowerResult:
         """Switch on and prove it."""
-        trace = Trace()
-        switched, watch = self._switch_on(Deadline(self._times.budget_s), trace)
-        if switched.trouble is None:
-            self._forget_intent()
-        return self._switched("on", trace, switched, switch_on_s=switched.seconds, **watch)
+        return self._on()
 
     def off(self) -> PowerResult:
         """Switch off and prove it. From here until `on` the slot owes its board power.
@@ -110,7 +108,7 @@ class Relay:
         budget_s = self._times.budget_s
         off = self._switch_off(Deadline(budget_s / 2), trace)
         if not off.sent:
-            result = self._result("cycle", trace, off.trouble, "nothing was switched: ", **asked)
+            result = self._result("cycle", trace, off.trouble, NOTHING_SENT, **asked)
             self._note_cycle(result)
             return result
         try:
@@ -154,10 +152,7 @@ class Relay:
         record = self._record.read()
         if record is None or not record.off_intended:
             return None
-        result = self.on()
-        if result.ok:
-            self._emit(Recovered(slot=self._slot_id, what="power restored", reason=why))
-        return result
+        return self._on(why)
 
     def first_look(self) -> PowerResult | None:
         """Where nothing is on record, as after a start of the host, switch the board on if its relay says off.
@@ -185,6 +180,15 @@ class Relay:
     @property
     def _loud(self) -> str:
         return f"THE BOARD OF {self._slot_id} MAY BE OFF, switch {self.name} on by hand: "
+
+    def _on(self, recovers_from: str = "") -> PowerResult:
+        trace = Trace()
+        switched, watch = self._switch_on(Deadline(self._times.budget_s), trace)
+        if switched.trouble is None:
+            if recovers_from:
+                self._emit(Recovered(slot=self._slot_id, what="power restored", reason=recovers_from))
+            self._forget_intent()
+        return self._switched("on", trace, switched, switch_on_s=switched.seconds, **watch)
 
     def _cool_down(self) -> float:
         record = self._record.read()
@@ -239,7 +243,7 @@ class Relay:
             target,
             trace,
             switched.trouble,
-            self._loud if target == "on" and switched.trouble else "",
+            self._loud if target == "on" else "" if switched.sent else NOTHING_SENT,
             remark=switched.remark,
             proved_by=(READ_BACK,) if proved else (),
             **more,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -13,19 +14,24 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pytest_hut.board.hold import slot_lock
 from pytest_hut.contracts.report import Report
 from pytest_hut.errors import ConfigError, HutError, InfrastructureError
 from pytest_hut.events.journal import Journal, read_journal
-from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased, TestFinished
+from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased
+from pytest_hut.host import user_name
 from pytest_hut.lease.handover import LockOffice
 from pytest_hut.lease.several import HeldLocks, take_any, take_each
 from pytest_hut.pytest_plugin.choice import Choice, choice_from_options
-from pytest_hut.pytest_plugin.dispatch import AGAIN, Dispatch
+from pytest_hut.pytest_plugin.commit_firmware import CommitFirmware
+from pytest_hut.pytest_plugin.dispatch import Dispatch
 from pytest_hut.pytest_plugin.needs import facts_of
 from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S
+from pytest_hut.pytest_plugin.outcomes import Outcomes
 from pytest_hut.pytest_plugin.progress import TerminalProgress
-from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE, PHASES, kind_on, message_on, notes_on
-from pytest_hut.pytest_plugin.worker import Seat, SlotWorker, input_for_worker
+from pytest_hut.pytest_plugin.seat import Seat, input_for_worker
+from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE
+from pytest_hut.pytest_plugin.worker import SlotWorker
 from pytest_hut.recording.finish import finish_job
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
 from pytest_hut.recording.report import write_report
@@ -35,22 +41,18 @@ from pytest_hut.virtual.slots import VirtualSlots
 class SlotController:
     """Lives in the xdist controller, or in the only process, of a session with `--hut-slots`."""
 
-    def __init__(self, config: pytest.Config, choice: Choice) -> None:
+    def __init__(self, config: pytest.Config, choice: Choice, commit: CommitFirmware | None) -> None:
         self._config = config
         self._bench = choice.bench
         self._choice = choice
         self._slot_ids = choice.slot_ids
+        self._commit = commit
         self._free: list[str] = []
         self._locks = HeldLocks()
         self._lock_office: LockOffice | None = None
         self._dispatch: Dispatch | None = None
         self._slot_of_node: dict[str, str] = {}
-        self._failed_phase: dict[str, pytest.TestReport] = {}
-        self._seen: dict[str, pytest.TestReport] = {}
-        self._durations: dict[str, float] = {}
-        self._not_over: set[str] = set()
-        """Tests whose last report was not the last word: another slot, or another try, will have it."""
-        self._kinds: set[str | None] = set()
+        self._outcomes: Outcomes | None = None
         self._job: Job | None = None
         self._journal: Journal | None = None
         self._ends = contextlib.ExitStack()
@@ -64,6 +66,7 @@ class SlotController:
         """Check everything that can be checked before anything starts. Raises pytest.UsageError."""
         try:
             choice = choice_from_options(config)
+            commit = CommitFirmware.from_options(config, choice.bench)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
         workers = len(config.getoption("tx", None) or ())
@@ -80,7 +83,7 @@ class SlotController:
         firmware = config.getoption("hut_firmware")
         if firmware and not (config.invocation_params.dir / firmware).exists():
             raise pytest.UsageError(f"--hut-firmware={firmware}: there is no such file or folder")
-        return cls(config, choice)
+        return cls(config, choice, commit)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -113,40 +116,40 @@ class SlotController:
             self._say_started(job)  # So that the report can say what was waited for.
             raise
         self._say_started(job)
-        self._dispatch = Dispatch(
-            config,
-            job,
-            [facts_of(self._bench.slots[slot_id]) for slot_id in self._slot_ids],
-            self._journal.append,
-            lambda node: self._slot_of_node.get(node.gateway.id, ""),
-        )
+        facts = [facts_of(self._bench.slots[slot_id]) for slot_id in self._slot_ids]
+        self._dispatch = Dispatch(config, job, facts, self._journal.append, self._slot_of)
+        self._outcomes = Outcomes(self._journal.append, self._slot_of, self._shown)
         config.pluginmanager.register(self._dispatch, "hut-dispatch")
+        config.pluginmanager.register(self._outcomes, "hut-outcomes")
         for slot_id in self._locks.busy:
             self._dispatch.lose(slot_id, self._locks.busy[slot_id])
         try:
+            if self._commit is not None:
+                chips = [self._bench.slots[slot_id].chip for slot_id in self._slot_ids]
+                self._ends.enter_context(self._commit.kept_for(chips, job.path))
             self._bench = self._ends.enter_context(VirtualSlots(self._bench, self._slot_ids)).bench
         except HutError as error:
             self._give_up(error)
         self._free = list(self._slot_ids)
         if not config.getoption("tx", None):
-            seat = Seat(self._slot_ids[0], self._slot_ids)
+            seat = Seat(self._slot_ids[0], self._slot_ids, self._commit_sha())
             config.pluginmanager.register(SlotWorker(config, self._bench, job, seat, self._locks), "hut-worker")
 
     def _take_slots(self, job: Job) -> None:
         """Take the locks of a session with several workers, or of any free slots, before anything is started."""
         config, choice = self._config, self._choice
-        paths = {slot_id: self._bench.slots[slot_id].lock for slot_id in choice.slot_ids}
         timeout_s = config.getoption("hut_lock_timeout")
         progress = TerminalProgress(config, "hut")
-        self._ends.callback(lambda: self._locks.release())  # Those taken later, too.
-        if choice.any_of:
-            self._locks = take_any(paths, choice.count, job.job_id, timeout_s, progress.line)
-            self._slot_ids = [slot_id for slot_id in choice.slot_ids if slot_id in self._locks.locks]
         workers = len(config.getoption("tx", None) or ())
+        self._ends.callback(self._locks.release)
+        locks = {slot_id: slot_lock(self._bench.slots[slot_id], job.job_id) for slot_id in choice.slot_ids}
+        if choice.any_of:
+            self._locks.take_over(take_any(locks, choice.count, timeout_s, progress.line))
+            self._slot_ids = [slot_id for slot_id in choice.slot_ids if slot_id in self._locks.locks]
         self._slot_ids = self._slot_ids[: workers or None]
         if workers and not choice.any_of:
-            used = {slot_id: paths[slot_id] for slot_id in self._slot_ids}
-            self._locks = take_each(used, job.job_id, timeout_s, progress.line)
+            used = {slot_id: locks[slot_id] for slot_id in self._slot_ids}
+            self._locks.take_over(take_each(used, timeout_s, progress.line))
             if not self._locks.locks:
                 raise InfrastructureError("no slot can be had: " + "; ".join(self._locks.busy.values()))
         if workers:
@@ -166,6 +169,8 @@ class SlotController:
                 pid=os.getpid(),
                 stamp=job.stamp,
                 thread_ref=self._config.getoption("hut_thread_ref"),
+                hostname=socket.gethostname(),
+                user=user_name(),
             )
         )
 
@@ -189,6 +194,7 @@ class SlotController:
             lock_office=self._lock_office.path if self._lock_office else "",
             waited_s=self._locks.waited_s,
             failures=self._dispatch.failures_of(slot_id),
+            commit=self._commit_sha(),
         )
         node.workerinput["hut"] = input_for_worker(self._bench, self._job, seat)
 
@@ -214,27 +220,6 @@ class SlotController:
         kinds = [f"{slot_id}{' (virtual)' if self._bench.slots[slot_id].virtual else ''}" for slot_id in self._slot_ids]
         return [f"hut: slots {', '.join(kinds)}; evidence in {self._shown(self._job.path)}"]
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the outcome of a test once its last phase is over."""
-        node_id = report.nodeid
-        if report.when == "setup":
-            self._not_over.discard(node_id)
-        if report.outcome == AGAIN:
-            self._not_over.add(node_id)
-            return
-        if report.when == "teardown" and node_id in self._not_over:
-            self._not_over.discard(node_id)
-            self._durations.pop(node_id, None)
-            self._seen.pop(node_id, None)
-            return
-        self._durations[node_id] = self._durations.get(node_id, 0.0) + report.duration
-        if report.when == "call" or not report.passed:
-            self._seen.setdefault(node_id, report)
-        if report.failed:
-            self._failed_phase.setdefault(node_id, report)
-        if report.when not in ("setup", "call"):  # teardown, or xdist's `???` for a crashed worker
-            self._note_outcome(report)
-
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Remember why; workers that hold boards are told to put them in order and end."""
         self._reason = str(excinfo.value) or "Ctrl-C"
@@ -252,7 +237,7 @@ class SlotController:
         result = yield
         if self._job is None:
             return result
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._kinds == {"infrastructure"}:
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._outcomes and self._outcomes.only_bench_failed:
             session.exitstatus = EXIT_INFRASTRUCTURE
         if self._dispatch is not None:
             if self._dispatch.all_gone:
@@ -298,30 +283,11 @@ class SlotController:
         """Stop the virtual boards and close the journal."""
         self._ends.close()
 
-    def _note_outcome(self, last: pytest.TestReport) -> None:
-        assert self._journal is not None
-        node_id = last.nodeid
-        report = self._failed_phase.pop(node_id, None) or self._seen.get(node_id, last)
-        self._seen.pop(node_id, None)
-        outcome, kind = _outcome_of(report)
-        self._kinds |= {kind} if report.failed else set()
-        node = getattr(last, "node", None)
-        worker = node.gateway.id if node is not None else ""
-        notes = notes_on(report)
-        slot = notes.get("slot", "") or (self._slot_of_node.get(worker, "") if outcome == "crashed" else "")
-        self._journal.append(
-            TestFinished(
-                slot=slot,
-                node_id=node_id,
-                hw_id=notes.get("hw_id"),
-                outcome=outcome,
-                kind=kind,
-                duration_s=self._durations.pop(node_id, 0.0),
-                message=message_on(report),
-                worker=worker,
-                evidence=[self._shown(Path(path)) for path in notes.get("evidence", ())],
-            )
-        )
+    def _slot_of(self, node: Any) -> str:
+        return self._slot_of_node.get(node.gateway.id, "")
+
+    def _commit_sha(self) -> str | None:
+        return self._commit.commit if self._commit is not None else None
 
     def _holders(self) -> set[int]:
         """Return the worker processes that hold a slot now, as their journals tell."""
@@ -355,14 +321,3 @@ class SlotController:
 
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._ends.callback(signal.signal, number, signal.signal(number, end))
-
-
-def _outcome_of(report: pytest.TestReport) -> tuple[str, str | None]:
-    if report.failed:
-        if report.when not in PHASES:
-            return "crashed", kind_on(report)
-        return ("failed" if report.when == "call" else "error"), kind_on(report) or "product"
-    expected_failure = hasattr(report, "wasxfail")
-    if report.skipped:
-        return ("xfailed" if expected_failure else "skipped"), None
-    return ("xpassed" if expected_failure else "passed"), None

@@ -15,15 +15,12 @@ from pytest_hut.bench.quarantine import Quarantine, end_quarantine, tell_quarant
 from pytest_hut.events.types import Event, SlotQuarantined, TestMoved, utc_now
 from pytest_hut.pytest_plugin.needs import NEEDS_FILE, read_needs
 from pytest_hut.pytest_plugin.scheduling import SlotScheduling
-from pytest_hut.pytest_plugin.verdict import bench_failed, kind_on, message_on, notes_on
+from pytest_hut.pytest_plugin.verdict import AGAIN, bench_failed, kind_on, message_on, notes_on
 from pytest_hut.recording.job import Job
 from pytest_hut.scheduling.health import SlotHealth
 from pytest_hut.scheduling.history import History, history_path
 from pytest_hut.scheduling.needs import Needs, SlotFacts, no_slot_reason
 from pytest_hut.scheduling.planner import Planner
-
-AGAIN = "rerun"
-"""The outcome of a report that is not the last word; pytest-rerunfailures uses the same word."""
 
 
 class Dispatch:

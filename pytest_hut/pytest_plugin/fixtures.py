@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_hut.pytest_plugin.options import lane_without_slots
+
 if TYPE_CHECKING:
     from pytest_hut.board.slot import Firmware, HutSlot
     from pytest_hut.power.relay import Relay
     from pytest_hut.pytest_plugin.worker import SlotWorker
 
 NO_SLOT = "needs a board: name its slot with --hut-slots=hut-01 (add --hut-virtual to run without hardware)"
+NO_HARDWARE = "needs a board, and the upstream lane has none (--hut-lane=upstream; add --hut-virtual for virtual ones)"
 
 
 def _worker(request: pytest.FixtureRequest) -> SlotWorker:
     worker: SlotWorker | None = request.config.pluginmanager.get_plugin("hut-worker")
     if worker is None:
-        pytest.skip(NO_SLOT)
+        pytest.skip(NO_HARDWARE if lane_without_slots(request.config) else NO_SLOT)
     return worker
 
 
@@ -59,7 +62,8 @@ def hut_slots(request: pytest.FixtureRequest, hut_slot: HutSlot) -> Iterator[lis
 def flashed_firmware(request: pytest.FixtureRequest, hut_slot: HutSlot) -> Firmware:
     """The firmware under test, proved to be on the board; flashed only where it is not there yet.
 
-    It is what the marker `hut(firmware=...)` names, else `--hut-firmware`, else, on a virtual slot, the demo firmware.
+    It is that of `--hut-commit`, or what the marker `hut(firmware=...)` names, else `--hut-firmware`, else, on a
+    virtual slot, the demo firmware.
     """
     worker = _worker(request)
     with worker.timing_flash(hut_slot):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_hut.contracts.guardrails import TIME_LIMITS
 from pytest_hut.scheduling.health import DEFAULT_LIMIT
 
-DEFAULT_TIMEOUT_S = 1800.0
-MAXIMUM_TIMEOUT_S = 14400.0
+DEFAULT_TIMEOUT_S = float(TIME_LIMITS["runner"].default_s)
+MAXIMUM_TIMEOUT_S = float(TIME_LIMITS["runner"].maximum_s)
 """The limits of a job of the runner role, which a session is."""
+
+FLASH_MODES = ("auto", "verify", "always", "never")
+"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
 
 LANES = ("upstream", "local-hil")
 
@@ -40,6 +44,23 @@ def add_options(parser: pytest.Parser) -> None:
     option("--hut-virtual", action="store_true", help="every slot named is a virtual one: no hardware is touched")
     option("--hut-config", metavar="FILE", help="the bench (default: $HUT_CONFIG, ./slots.toml, ...)")
     option("--hut-firmware", metavar="PATH", help="firmware that flashed_firmware puts on the boards")
+    option(
+        "--hut-commit",
+        metavar="SHA|HEAD",
+        help="the firmware of this commit, from the firmware store, and no other (see hut firmware)",
+    )
+    option(
+        "--hut-build",
+        action="store_true",
+        help="build the firmware of --hut-commit where the store lacks it, with the command of [firmware] build",
+    )
+    option(
+        "--hut-flash",
+        choices=FLASH_MODES,
+        default="auto",
+        help="auto: write what differs, trust what this slot is known to hold (default); verify: let the chip prove "
+        "it every time; always: write everything; never: write nothing, the boot banner must prove it",
+    )
     option("--hut-report", metavar="FILE", help="also write the ws2 report here")
     option("--hut-evidence", metavar="DIR", help="make the job's folder below this one (default: build/hut)")
     option(
@@ -59,10 +80,22 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"end the session after this time, boards restored (default: {DEFAULT_TIMEOUT_S:g}, "
         f"at most {MAXIMUM_TIMEOUT_S:g})",
     )
-    option("--hut-lane", choices=LANES, default="local-hil", help="the lane named in the report (default: local-hil)")
+    option(
+        "--hut-lane",
+        choices=LANES,
+        default="local-hil",
+        help="upstream: no hardware is touched, whatever --hut-slots and slots.toml say (default: local-hil)",
+    )
+
+
+def lane_without_slots(config: pytest.Config) -> bool:
+    """Whether this is the upstream lane, which has no hardware: only virtual boards of `--hut-virtual` are served."""
+    return config.getoption("hut_lane", "") == "upstream" and not config.getoption("hut_virtual", False)
 
 
 def asked_slots(config: pytest.Config) -> list[str]:
-    """Return the words of `--hut-slots`, in order: slot ids, or one word that means some."""
+    """Return the words of `--hut-slots`, in order: slot ids, or one word that means some. None in a lane without."""
+    if lane_without_slots(config):
+        return []
     text: str = config.getoption("hut_slots", "") or ""
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -11,6 +11,9 @@ Kind = Literal["product", "infrastructure"]
 EXIT_INFRASTRUCTURE = 10
 """Exit status of a session in which tests failed, but only because of the bench."""
 
+AGAIN = "rerun"
+"""The outcome of a report that is not the last word; pytest-rerunfailures uses the same word."""
+
 PHASES = ("setup", "call", "teardown")
 
 

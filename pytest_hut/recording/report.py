@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from pytest_hut.contracts.report import (
 )
 from pytest_hut.events import types as ev
 from pytest_hut.events.journal import read_journal
-from pytest_hut.host import user_name
 from pytest_hut.recording.job import SESSION_JOURNAL, Job
 
 FAILURES = ("failed", "error", "crashed")
@@ -62,6 +60,7 @@ def build_report(job: Job) -> Report:
         status = STATUS_OF_CAUSE.get(finished.cause) or ("success" if exit_code == 0 else "failed")
     summary = _summary(tests, finished)
     return Report(
+        schema_version="ws2.report.v1",
         job_id=job.job_id,
         agent_role="runner",
         status=status,  # type: ignore[arg-type]
@@ -71,7 +70,7 @@ def build_report(job: Job) -> Report:
         exit_code=exit_code,
         lock_key=started.lock_key if started else "none",
         human_summary=summary,
-        executor=Executor(hostname=socket.gethostname(), user=user_name()),
+        executor=Executor(hostname=started.hostname, user=started.user) if started and started.hostname else None,
         commit_sha=job.commit_sha,
         artifact_paths=artifacts_of(job),
         next_action=_next_action(status, tests, slots),
@@ -107,6 +106,7 @@ def _slot_record(name: str, events: Iterable[ev.Event]) -> SlotRecord:
                     content_sha256=event.content_sha256,
                     app_version=event.app_version,
                     elf_sha256=event.elf_sha256,
+                    commit=event.commit,
                 )
                 record.flashes.append(FlashRecord.model_validate(_known(event, FlashRecord)))
             case ev.FlashFailed():

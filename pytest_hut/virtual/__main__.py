@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.errors import HutError
 from pytest_hut.virtual.server import VirtualBench
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 _SWITCH_INTERVAL_S = 0.0005
 """Every chip is a thread: with Python's 5 ms, one that computes would make the others late on their wires."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from inotify_simple import INotify, flags
 
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.virtual.chip import Chip
 from pytest_hut.virtual.circuit import ModemLines
@@ -19,7 +20,6 @@ from pytest_hut.virtual.lines_socket import LinesSocket, fits_unix_socket, lines
 from pytest_hut.virtual.programs import ChipPrograms
 from pytest_hut.virtual.reactor import Reactor
 from pytest_hut.virtual.rfc2217_port import Rfc2217Port
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
 from pytest_hut.virtual.tty_port import TtyPort
 from pytest_hut.virtual.uart import WireUart
 

@@ -7,10 +7,10 @@ import time
 import traceback
 from collections.abc import Callable
 
+from pytest_hut.bench.virtual_board import Faults, VirtualBoardSpec
 from pytest_hut.virtual.circuit import ModemLines, ResetCircuit
 from pytest_hut.virtual.machine import ChipStopped, Flash, Machine, Program, ResetCause
 from pytest_hut.virtual.programs import ChipPrograms
-from pytest_hut.virtual.spec import Faults, VirtualBoardSpec
 from pytest_hut.virtual.uart import BrownedOut, WireUart
 
 _RESTART_S = 0.001

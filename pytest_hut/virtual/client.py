@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.virtual.board import device_path
 from pytest_hut.virtual.lines_socket import fits_unix_socket, lines_path
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 READY_S = 10.0
 """How long the server may take to start."""

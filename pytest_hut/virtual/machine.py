@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from pytest_hut.virtual.spec import VirtualBoardSpec
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 
 
 class ResetCause(Enum):

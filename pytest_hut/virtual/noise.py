@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pytest_hut.virtual.spec import Faults
+from pytest_hut.bench.virtual_board import Faults
 
 BAUD_TOLERANCE = 0.03
 """Relative difference of two baud rates up to which a UART still samples every bit right."""

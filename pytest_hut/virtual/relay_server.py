@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+from pytest_hut.bench.virtual_board import Faults
 from pytest_hut.virtual.board import VirtualBoard
 from pytest_hut.virtual.home_assistant_states import BadService, RelayStates
 from pytest_hut.virtual.reactor import Reactor
-from pytest_hut.virtual.spec import Faults
 
 TOKEN_NAME = "HOME_ASSISTANT_TOKEN"
 _BODY_LIMIT = 65536

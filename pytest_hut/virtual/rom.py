@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.firmware.chips import CHIPS, ChipLayout
 from pytest_hut.firmware.descriptors import BootloaderDescription
 from pytest_hut.firmware.image import (
@@ -28,7 +29,6 @@ from pytest_hut.firmware.image import (
 from pytest_hut.virtual.chips import CHIPS as CHIP_MODELS
 from pytest_hut.virtual.machine import Machine, ResetCause
 from pytest_hut.virtual.output import Output
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 BAUD = 115200
 """What ROM and bootloader print at."""

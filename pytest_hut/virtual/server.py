@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.virtual.board import VirtualBoard
 from pytest_hut.virtual.home_assistant_states import entity_id
 from pytest_hut.virtual.programs import ChipPrograms, espressif_programs
 from pytest_hut.virtual.reactor import Reactor
 from pytest_hut.virtual.relay_server import RelayServer
-from pytest_hut.virtual.spec import VirtualBoardSpec
 
 
 class VirtualBench:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pytest_hut.bench.virtual_board import Faults
 from pytest_hut.virtual.machine import ChipStopped
 from pytest_hut.virtual.noise import LineFaults, bauds_match, resample, wire_seconds
-from pytest_hut.virtual.spec import Faults
 
 ROM_BAUD = 115200
 """What every ESP32 ROM speaks before anybody asks for something else."""
@@ -22,6 +22,9 @@ HOST_STALL_S = 0.3
 
 _CHUNK_BYTES = 256
 _CHUNK_S = 0.001
+_RECEIVED_CHUNK_S = 0.008
+"""What the chip takes off the wire at once, where so much is waiting: a host that sends that much sends a packet, and
+a bench of many boards must not wake up for each millisecond of each of them."""
 _UNPACED_CHUNK_BYTES = 65536
 _CATCH_UP_S = 0.005
 
@@ -197,7 +200,7 @@ class WireUart:
         for port in self._ports:
             while True:
                 host_baud = port.host_baud() or self.baud
-                sent = port.receive(self._chunk_size(host_baud))
+                sent = port.receive(self._received_chunk_size(host_baud))
                 if not sent:
                     break
                 self._last_heard = port
@@ -214,6 +217,11 @@ class WireUart:
         if not self._paced:
             return _UNPACED_CHUNK_BYTES
         return min(_CHUNK_BYTES, max(1, int(_CHUNK_S / wire_seconds(1, baud))))
+
+    def _received_chunk_size(self, baud: int) -> int:
+        if not self._paced:
+            return _UNPACED_CHUNK_BYTES
+        return max(1, int(_RECEIVED_CHUNK_S / wire_seconds(1, baud)))
 
     def _pause_until(self, moment: float) -> None:
         until = self._earlier(moment)

@@ -1,0 +1,1 @@
+"""Running a ws2 invocation under its guardrails."""

@@ -1,0 +1,90 @@
+"""What came of each test: one event, once its last phase is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_hut.events.types import Event, TestFinished
+from pytest_hut.pytest_plugin.verdict import AGAIN, PHASES, kind_on, message_on, notes_on
+
+
+class Outcomes:
+    """Listens to the reports of all tests; emits `TestFinished`."""
+
+    def __init__(
+        self, emit: Callable[[Event], None], slot_of: Callable[[Any], str], shown: Callable[[Path], str]
+    ) -> None:
+        """`slot_of` tells the slot of a worker node, `shown` a path as the report names it."""
+        self._emit = emit
+        self._slot_of = slot_of
+        self._shown = shown
+        self._failed_phase: dict[str, pytest.TestReport] = {}
+        self._seen: dict[str, pytest.TestReport] = {}
+        self._durations: dict[str, float] = {}
+        self._not_over: set[str] = set()
+        """Tests whose last report was not the last word: another slot, or another try, will have it."""
+        self._kinds: set[str | None] = set()
+
+    @property
+    def only_bench_failed(self) -> bool:
+        """Whether tests failed, and none of them because of the product."""
+        return self._kinds == {"infrastructure"}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note one phase of a test."""
+        node_id = report.nodeid
+        if report.when == "setup":
+            self._not_over.discard(node_id)
+        if report.outcome == AGAIN:
+            self._not_over.add(node_id)
+            return
+        if report.when == "teardown" and node_id in self._not_over:
+            self._not_over.discard(node_id)
+            self._durations.pop(node_id, None)
+            self._seen.pop(node_id, None)
+            return
+        self._durations[node_id] = self._durations.get(node_id, 0.0) + report.duration
+        if report.when == "call" or not report.passed:
+            self._seen.setdefault(node_id, report)
+        if report.failed:
+            self._failed_phase.setdefault(node_id, report)
+        if report.when not in ("setup", "call"):  # teardown, or xdist's `???` for a crashed worker
+            self._finish(report)
+
+    def _finish(self, last: pytest.TestReport) -> None:
+        node_id = last.nodeid
+        report = self._failed_phase.pop(node_id, None) or self._seen.get(node_id, last)
+        self._seen.pop(node_id, None)
+        outcome, kind = _outcome_of(report)
+        self._kinds |= {kind} if report.failed else set()
+        node = getattr(last, "node", None)
+        notes = notes_on(report)
+        slot = notes.get("slot", "") or (self._slot_of(node) if node is not None and outcome == "crashed" else "")
+        self._emit(
+            TestFinished(
+                slot=slot,
+                node_id=node_id,
+                hw_id=notes.get("hw_id"),
+                outcome=outcome,
+                kind=kind,
+                duration_s=self._durations.pop(node_id, 0.0),
+                message=message_on(report),
+                worker=node.gateway.id if node is not None else "",
+                evidence=[self._shown(Path(path)) for path in notes.get("evidence", ())],
+            )
+        )
+
+
+def _outcome_of(report: pytest.TestReport) -> tuple[str, str | None]:
+    if report.failed:
+        if report.when not in PHASES:
+            return "crashed", kind_on(report)
+        return ("failed" if report.when == "call" else "error"), kind_on(report) or "product"
+    expected_failure = hasattr(report, "wasxfail")
+    if report.skipped:
+        return ("xfailed" if expected_failure else "skipped"), None
+    return ("xpassed" if expected_failure else "passed"), None
