@@ -49,7 +49,8 @@ class Bench:
         self.asked = asked
 
     def run(self, *arguments: str) -> Session:
-        return self.lab.run("-p", "audit", *arguments, slots=["hut-01"])
+        # pytest-rerunfailures has a socket between its workers, which the audit would count.
+        return self.lab.run("-p", "audit", "-p", "no:rerunfailures", *arguments, slots=["hut-01"])
 
     def touched(self) -> list[str]:
         """What any process of the sessions so far did that reaches hardware, or the slot's lock."""
