@@ -84,7 +84,9 @@ class Lab:
         """The command line of a pytest session on this laboratory's slots."""
         slot_list = ",".join(self.slots if slots is None else slots)
         options = [f"--hut-slots={slot_list}"] if slot_list else []
-        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *arguments]
+        # No session here uses hypothesis, whose plugin takes longer to load than all the rest.
+        plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        return [sys.executable, "-m", "pytest", *plugins, *options, *arguments]
 
     def run(self, *arguments: str, slots: Iterable[str] | None = None, timeout: float = 90) -> Session:
         """Run a session to its end."""
