@@ -158,7 +158,7 @@ def show(name: str, report: dict[str, Any], bound: float | None, cpu_s: float, s
     span = makespan(report)
     over = f"{100 * (span / bound - 1):+6.1f} %" if bound else ""
     print(
-        f"{name:24}{span:6.1f} s {over}  {len(written)} flashes, {needed_flashes(report)} the least for where tests ran; "
+        f"{name:24}{span:6.1f} s {over}  {len(written)} flashes, {needed_flashes(report)} the least for these places; "
         f"{outcomes.count('passed')} passed, {outcomes.count('skipped')} not run; {cpu_s / slots:.1f} s CPU a slot",
         flush=True,
     )

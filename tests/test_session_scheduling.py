@@ -285,6 +285,9 @@ def test_two_boards_at_once(lab: Lab, workers: str) -> None:
     assert Counter(outcome for _, outcome in outcomes.values()) == {"passed": 8, "skipped": 1}
     [message] = [test.message for test in session.report.tests if "too_many" in test.node_id]
     assert "needs 3 boards, 2 fit" in message
+    for test in session.report.tests:
+        if "test_pair" in test.node_id:
+            assert {Path(path).parent.name for path in test.evidence} == {"hut-01", "hut-02"}
     assert_never_held_twice(lab)
 
 

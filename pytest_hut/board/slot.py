@@ -104,6 +104,9 @@ class HutSlot:
         self._progress = progress
         self._banner_proves: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<HutSlot {self.id} ({self.chip})>"
+
     @property
     def id(self) -> str:
         """The slot's id, e.g. `hut-01`."""

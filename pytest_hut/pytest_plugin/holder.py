@@ -32,8 +32,13 @@ class SlotHolder:
         self._job = job
         self._seat = seat
         self._locks = locks
-        self.held: HutSlot | None = None
-        """The slot a test uses now, the first of several; None while none is held."""
+        self.boards: list[HutSlot] = []
+        """Those held now; the first is the one that the running test is about, others are its partners."""
+
+    @property
+    def held(self) -> HutSlot | None:
+        """The slot that the running test is about; None while none is held."""
+        return self.boards[0] if self.boards else None
 
     @contextlib.contextmanager
     def hold(self, slot_id: str) -> Iterator[HutSlot]:
@@ -61,11 +66,11 @@ class SlotHolder:
             ) as slot,
         ):
             slot.flash_mode = self._config.getoption("hut_flash")
-            before, self.held = self.held, slot
+            self.boards.append(slot)
             try:
                 yield slot
             finally:
-                self.held = before
+                self.boards.remove(slot)
 
     @contextlib.contextmanager
     def hold_team(self, first: HutSlot, partners: list[str]) -> Iterator[list[HutSlot]]:
@@ -74,9 +79,7 @@ class SlotHolder:
         Raises InfrastructureError where they cannot be had.
         """
         with contextlib.ExitStack() as others:
-            slots = [first, *(others.enter_context(self.hold(slot_id)) for slot_id in partners)]
-            self.held = first
-            yield slots
+            yield [first, *(others.enter_context(self.hold(slot_id)) for slot_id in partners)]
 
     def take_all_locks(self) -> None:
         """Take the locks of all slots of the session in their one order, unless this process holds locks already."""

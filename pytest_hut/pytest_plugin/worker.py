@@ -42,6 +42,7 @@ class SlotWorker:
         self._bench = bench
         self._job = job
         self._seat = seat
+        self._facts = {slot: facts_of(bench.slots[slot]) for slot in seat.session_slots}
         self._holder = SlotHolder(config, bench, job, seat, locks)
         self._session: pytest.Session | None = None
         self._partners: list[str] = []
@@ -91,8 +92,9 @@ class SlotWorker:
 
     def fitting_slots(self, item: pytest.Item) -> list[str]:
         """Return the slots of the session that have what a test asks for; all of them if none has."""
-        needs, slots = replace(needs_of(item), uses_slot=True, bound_to=None), self._seat.session_slots
-        return [slot for slot in slots if misfit(needs, facts_of(self._bench.slots[slot])) is None] or slots
+        needs = replace(needs_of(item), uses_slot=True, bound_to=None)
+        fitting = [slot for slot, facts in self._facts.items() if misfit(needs, facts) is None]
+        return fitting or self._seat.session_slots
 
     def other_slot_for(self, item: pytest.Item) -> str | None:
         """Return the slot to run a test on when there is one process for all slots and its own does not fit."""
@@ -186,13 +188,13 @@ class SlotWorker:
         marker = item.get_closest_marker("hw_test")
         if marker and marker.args:
             notes["hw_id"] = str(marker.args[0])
-        if uses_slot and held is not None:
-            notes["evidence"] = [str(held.console.log_path)]
-            if report.failed:
-                text = held.console.text_since_mark()[-CONSOLE_TAIL:]
-                report.sections.append((f"console of {held.id} since the last reset or mark", text))
+        if uses_slot:
+            notes["evidence"] = [str(board.console.log_path) for board in self._holder.boards]
+        if uses_slot and report.failed:
+            for board in self._holder.boards:
+                text = board.console.text_since_mark()[-CONSOLE_TAIL:]
+                report.sections.append((f"console of {board.id} since the last reset or mark", text))
         return report
 
     def _no_slot(self, item: pytest.Item) -> str | None:
-        slots = [facts_of(self._bench.slots[slot]) for slot in self._seat.session_slots]
-        return no_slot_reason(needs_of(item), slots)
+        return no_slot_reason(needs_of(item), list(self._facts.values()))
