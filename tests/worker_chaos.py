@@ -49,7 +49,7 @@ def main() -> int:
     lab.home.mkdir(exist_ok=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
     lab.write_slots(*(f"hut-{number:02}" for number in range(1, options.slots + 1)))
-    count, pairs = 10 * options.kills, -(-options.kills // 5)
+    count, pairs = 15 * options.kills, -(-options.kills // 5)
     lab.write_test(TESTS.format(count=count, seconds=0.2, pairs=pairs))
 
     session = lab.start("-n", "auto", "--max-worker-restart=1000", "-q")
