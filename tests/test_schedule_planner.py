@@ -44,6 +44,10 @@ def sessions(draw: st.DrawFn) -> tuple[list[Needs], list[SlotFacts], list[float]
     return tests, slots, seconds, draw(st.floats(0, 30))
 
 
+CLOCK_S = 1e7
+"""What the clock shows when a simulated session begins: a machine may have been up for months."""
+
+
 def simulate(
     tests: list[Needs], slots: list[SlotFacts], seconds: list[float], flash_s: float, planner: Planner | None = None
 ) -> tuple[dict[int, str], float, int]:
@@ -51,7 +55,7 @@ def simulate(
     planner = planner or Planner(tests, slots, seconds=seconds, flash_s=flash_s)
     planner.add(range(len(tests)))
     ran: dict[int, str] = {}
-    flashes, end = 0, 0.0
+    flashes, end = 0, CLOCK_S
     board: dict[str, str | None] = {slot.id: None for slot in slots}
     hands: dict[str, list[int]] = {slot.id: [] for slot in slots}
     events: list[tuple[float, str]] = []
@@ -72,7 +76,7 @@ def simulate(
             begin(slot, now)
 
     for slot in hands:
-        feed(slot, 0.0)
+        feed(slot, CLOCK_S)
     while events:
         end, slot = heapq.heappop(events)
         index = hands[slot].pop(0)
@@ -83,7 +87,7 @@ def simulate(
             begin(slot, end)
         for every in hands:
             feed(every, end)
-    return ran, end, flashes
+    return ran, end - CLOCK_S, flashes
 
 
 @settings(deadline=None, max_examples=60)
@@ -99,9 +103,9 @@ def test_every_test_runs_once_on_a_slot_that_fits(
     assert all(misfit(tests[index], facts[slot]) is None for index, slot in ran.items())
     pairs = {(slot, tests[index].firmware) for index, slot in ran.items() if tests[index].firmware}
     tasks = _tasks(tests, slots, seconds)
-    assert makespan >= least_makespan(tasks, flash_s) - 1e-6
+    assert makespan >= least_makespan(tasks, flash_s) - 1e-3
     # Graham's bound for lists, with a flash for every test; planning must never be worse than not planning.
-    assert makespan <= sum(seconds) + flash_s * len(tests) + 1e-6
+    assert makespan <= sum(seconds) + flash_s * len(tests) + 1e-3
     # Equal firmware comes together, so a slot flashes each once; taking over costs one more at most where it paid.
     assert len(pairs) <= flashes <= len(pairs) + len(slots)
 
@@ -117,7 +121,7 @@ def test_a_plan_flashes_each_firmware_once_a_slot(
     distribute(tasks, lanes, flash_s)
 
     assert sorted(task.index for lane in lanes for task in lane.tasks) == [task.index for task in tasks]
-    assert max(lane.end(flash_s) for lane in lanes) >= least_makespan(tasks, flash_s) - 1e-6
+    assert max(lane.end(flash_s) for lane in lanes) >= least_makespan(tasks, flash_s) - 1e-3
     for lane in lanes:
         changes = [task.firmware for task in lane.tasks if task.firmware is not None]
         runs = [one for one, before in zip(changes, [None, *changes], strict=False) if one != before]
@@ -135,6 +139,17 @@ def test_the_bench_of_the_benchmark_is_near_its_bound() -> None:
     bound = least_makespan(_tasks(tests, slots, seconds), 5.0)
     assert makespan <= 1.15 * bound
     assert flashes <= 16
+
+
+def test_two_firmwares_on_two_slots_are_flashed_once_each() -> None:
+    """However short all of it is beside what the clock shows."""
+    slots = [SlotFacts("hut-01", "esp32"), SlotFacts("hut-02", "esp32")]
+    tests = [Needs(f"t{n}", True, firmware="one" if n % 2 else "two") for n in range(8)]
+    seconds = [0.7783, 0.8453, 0.6283, 0.6265, 0.6258, 0.6255, 0.6257, 0.6257]
+
+    _, _, flashes = simulate(tests, slots, seconds, 0.484)
+
+    assert flashes == 2
 
 
 def test_one_firmware_is_not_spread_where_flashing_costs_more_than_it_saves() -> None:

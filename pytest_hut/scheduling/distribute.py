@@ -12,10 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 HALVINGS = 24
+PRECISION = 1e-3
+"""Of the time that the schedule takes."""
+
 MOVES = 200
 """So many improvements of a finished schedule are tried; small sessions settle far earlier."""
 
-EPSILON_S = 1e-9
+EPSILON_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def distribute(tasks: Sequence[Task], lanes: Sequence[Lane], flash_s: float) -> 
     """Give every task to one of the lanes it fits, and order each lane: equal firmware together, long ones first."""
     best = _listed(tasks, lanes, flash_s)
     low, high = _least_end(tasks, lanes), _last_end(best, lanes, flash_s)
+    start = min(lane.free_at for lane in lanes)  # Of a clock that may have begun long ago.
     for _ in range(HALVINGS):
-        if high - low <= max(high, 1.0) * 1e-3:
+        if high - low <= (high - start) * PRECISION:
             break
         middle = (low + high) / 2
         packed = _packed(tasks, lanes, flash_s, middle)
@@ -160,7 +164,7 @@ def _relieve(last: Lane, other: Lane, flash_s: float) -> bool:
     before = last.end(flash_s)
     if other.end(flash_s) >= before - EPSILON_S:
         return False
-    best = before - 1e-6
+    best = before - EPSILON_S
     found: tuple[list[Task], list[Task]] | None = None
     for task in last.tasks:
         if other.slot not in task.fits:
