@@ -113,6 +113,11 @@ def test_verbose_lines_name_the_slot(lab: Lab) -> None:
         ("any:1:ethernet", (), "none fits"),
         ("any:2", ("-n", "3"), "more workers than there are slots"),
         ("all", ("-n", "4"), "more workers than there are slots"),
+        ("all,hut-01", (), "--hut-slots=all,hut-01: give slots"),
+        ("any", ("--hut-virtual",), "--hut-slots=any: give slots"),
+        ("any:x", (), "--hut-slots=any:x: give slots"),
+        ("all", ("--hut-quarantine-after=-1",), "--hut-quarantine-after=-1: give a number"),
+        ("all", ("--hut-lock-timeout=nan",), "--hut-lock-timeout=nan: give seconds"),
     ],
 )
 def test_slots_that_cannot_be_had_are_usage_errors(lab: Lab, slots: str, arguments: tuple[str, ...], told: str) -> None:
@@ -245,7 +250,6 @@ def test_any_takes_the_free_ones(lab: Lab) -> None:
         none = lab.run("--hut-slots=any:3", "-n", "auto", "--hut-lock-timeout=0.2", slots=[])
         single = lab.run("--hut-slots=any:1:esp32", slots=[])
 
-    assert {slot for slot, _ in ran(several).values()}
     by_job = [{test.slot for test in report.tests} for report in lab.reports()]
     assert {"hut-02", "hut-03"} in by_job and {"hut-03"} in by_job and {"hut-02"} in by_job
     assert (several.exit_code, chosen.exit_code, single.exit_code) == (0, 0, 0)

@@ -20,13 +20,18 @@ from pytest_hut.lease.several import HeldLocks
 ANSWER_S = 30.0
 LONGEST_ID = 64
 
+LONGEST_FOLDER = 80
+"""Bytes: the kernel takes 107 for the whole path of a socket."""
+
 
 class LockOffice:
     """Serves descriptors of held locks to processes of this user; `close` ends it, the locks stay as they are."""
 
     def __init__(self, held: HeldLocks) -> None:
         self._held = held
-        self._folder = Path(tempfile.mkdtemp(prefix="hut-locks-"))  # Only this user may enter it.
+        usual = tempfile.gettempdir()
+        folder = usual if len(os.fsencode(usual)) <= LONGEST_FOLDER else "/tmp"
+        self._folder = Path(tempfile.mkdtemp(prefix="hut-locks-", dir=folder))  # Only this user may enter it.
         self.path = str(self._folder / "office")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.bind(self.path)

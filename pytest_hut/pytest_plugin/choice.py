@@ -31,6 +31,11 @@ def choice_from_options(config: pytest.Config) -> Choice:
     asked = asked_slots(config)
     path = find_config(config.getoption("hut_config"), config.invocation_params.dir)
     bench = load_bench(path) if path else None
+    alone = [word for word in asked if re.match(r"(all|any)(:|$)", word)]
+    if alone and (len(asked) > 1 or not re.fullmatch(r"all|any:\d+(:.+)?", alone[0])):
+        raise ConfigError(
+            f"--hut-slots={','.join(asked)}: give slots (hut-01,hut-02), or all, or any:N, or any:N:WORD+WORD"
+        )
     some = re.fullmatch(r"any:(\d+)(?::(.+))?", asked[0]) if len(asked) == 1 else None
     if bench is None and (some or asked == ["all"] or not config.getoption("hut_virtual")):
         raise ConfigError(

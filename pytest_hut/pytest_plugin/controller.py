@@ -26,7 +26,7 @@ from pytest_hut.pytest_plugin.choice import Choice, choice_from_options
 from pytest_hut.pytest_plugin.commit_firmware import CommitFirmware
 from pytest_hut.pytest_plugin.dispatch import Dispatch
 from pytest_hut.pytest_plugin.needs import facts_of
-from pytest_hut.pytest_plugin.options import MAXIMUM_TIMEOUT_S
+from pytest_hut.pytest_plugin.options import check_numbers, worker_count
 from pytest_hut.pytest_plugin.outcomes import Outcomes
 from pytest_hut.pytest_plugin.progress import TerminalProgress
 from pytest_hut.pytest_plugin.seat import Seat, input_for_worker
@@ -60,6 +60,7 @@ class SlotController:
         self._report: Report | None = None
         self._cause = ""
         self._reason = ""
+        self._stopped_at_failure = False
 
     @classmethod
     def from_options(cls, config: pytest.Config) -> SlotController:
@@ -69,17 +70,13 @@ class SlotController:
             commit = CommitFirmware.from_options(config, choice.bench)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
-        workers = len(config.getoption("tx", None) or ())
+        workers = worker_count(config)
         if workers > choice.count:
             raise pytest.UsageError(
                 f"-n {workers} asks for more workers than there are slots: --hut-slots names {choice.count} "
                 f"({', '.join(choice.slot_ids)}); use -n {choice.count}, or name more slots"
             )
-        limit = config.getoption("hut_timeout")
-        if not 0 < limit <= MAXIMUM_TIMEOUT_S:
-            raise pytest.UsageError(
-                f"--hut-timeout={limit:g}: a session may take more than 0 and at most {MAXIMUM_TIMEOUT_S:g} s"
-            )
+        check_numbers(config)
         firmware = config.getoption("hut_firmware")
         if firmware and not (config.invocation_params.dir / firmware).exists():
             raise pytest.UsageError(f"--hut-firmware={firmware}: there is no such file or folder")
@@ -131,7 +128,7 @@ class SlotController:
         except HutError as error:
             self._give_up(error)
         self._free = list(self._slot_ids)
-        if not config.getoption("tx", None):
+        if not worker_count(config):
             seat = Seat(self._slot_ids[0], self._slot_ids, self._commit_sha())
             config.pluginmanager.register(SlotWorker(config, self._bench, job, seat, self._locks), "hut-worker")
 
@@ -140,11 +137,11 @@ class SlotController:
         config, choice = self._config, self._choice
         timeout_s = config.getoption("hut_lock_timeout")
         progress = TerminalProgress(config, "hut")
-        workers = len(config.getoption("tx", None) or ())
+        workers = worker_count(config)
         self._ends.callback(self._locks.release)
         locks = {slot_id: slot_lock(self._bench.slots[slot_id], job.job_id) for slot_id in choice.slot_ids}
         if choice.any_of:
-            self._locks.take_over(take_any(locks, choice.count, timeout_s, progress.line))
+            self._locks.take_over(take_any(locks, workers or choice.count, timeout_s, progress.line))
             self._slot_ids = [slot_id for slot_id in choice.slot_ids if slot_id in self._locks.locks]
         self._slot_ids = self._slot_ids[: workers or None]
         if workers and not choice.any_of:
@@ -225,6 +222,8 @@ class SlotController:
         self._reason = str(excinfo.value) or "Ctrl-C"
         if self._cause == "timeout":
             self._reason = f"the time limit of {self._config.getoption('hut_timeout'):g} s is over"
+        elif self._reason.startswith("stopping after "):
+            self._stopped_at_failure = True  # xdist interrupts itself at what -x or --maxfail says.
         else:
             self._cause = "cancel" if "cancelled by" in self._reason else "interrupt"
         for pid in self._holders():
@@ -237,7 +236,8 @@ class SlotController:
         result = yield
         if self._job is None:
             return result
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._outcomes and self._outcomes.only_bench_failed:
+        failed = exitstatus == pytest.ExitCode.TESTS_FAILED or self._stopped_at_failure
+        if failed and self._outcomes and self._outcomes.only_bench_failed:
             session.exitstatus = EXIT_INFRASTRUCTURE
         if self._dispatch is not None:
             if self._dispatch.all_gone:
@@ -280,8 +280,11 @@ class SlotController:
             append_step_summary(report, Path(summary))
 
     def pytest_unconfigure(self) -> None:
-        """Stop the virtual boards and close the journal."""
-        self._ends.close()
+        """Stop the virtual boards and close the journal; report a session that ended before it had begun."""
+        with self._ends:
+            if self._job is not None and self._journal is not None and self._report is None:
+                code = pytest.ExitCode.INTERRUPTED if self._cause else pytest.ExitCode.INTERNAL_ERROR
+                self._write_report(int(code))
 
     def _slot_of(self, node: Any) -> str:
         return self._slot_of_node.get(node.gateway.id, "")
@@ -299,7 +302,7 @@ class SlotController:
                     holders.add(holder)
                 elif isinstance(event, SlotReleased):
                     holders.discard(holder)
-        return holders - {os.getpid()}
+        return {pid for pid in holders if _is_child(pid)}
 
     def _shown(self, path: Path) -> str:
         here = self._config.invocation_params.dir
@@ -321,3 +324,12 @@ class SlotController:
 
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._ends.callback(signal.signal, number, signal.signal(number, end))
+
+
+def _is_child(pid: int) -> bool:
+    """Whether it is a process that this one started: the number of one that died may be another's by now."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

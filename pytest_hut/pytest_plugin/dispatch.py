@@ -15,7 +15,7 @@ from pytest_hut.bench.quarantine import Quarantine, end_quarantine, tell_quarant
 from pytest_hut.events.types import Event, SlotQuarantined, TestMoved, utc_now
 from pytest_hut.pytest_plugin.needs import NEEDS_FILE, read_needs
 from pytest_hut.pytest_plugin.scheduling import SlotScheduling
-from pytest_hut.pytest_plugin.verdict import AGAIN, bench_failed, kind_on, message_on, notes_on
+from pytest_hut.pytest_plugin.verdict import AGAIN, bench_failed, is_part, kind_on, message_on, notes_on, slot_to_blame
 from pytest_hut.recording.job import Job
 from pytest_hut.scheduling.health import SlotHealth
 from pytest_hut.scheduling.history import History, history_path
@@ -142,6 +142,10 @@ class Dispatch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Decide whether a failure of the bench is the last word, and how the slot does."""
         node_id, notes = report.nodeid, notes_on(report)
+        if is_part(report):
+            if kind_on(report) == "infrastructure":
+                report.outcome = AGAIN  # type: ignore[assignment]  # The report of the test has the last word.
+            return
         flash_s = notes.get("flash_s", 0.0) if notes.get("flash_written") else 0.0
         if flash_s:
             self._history.note_flash(flash_s)
@@ -152,6 +156,9 @@ class Dispatch:
             self._rerun.add(node_id)
         else:
             self._judge(report, notes)
+            if report.when == "teardown" and report.failed and self._over.get(node_id) == "again":
+                notes["moved"] = True  # The whole try does not count.
+                report.outcome = AGAIN  # type: ignore[assignment]
         if report.when == "call":
             self._seconds[node_id] = self._seconds.get(node_id, 0.0) + report.duration
             if report.passed:
@@ -162,10 +169,10 @@ class Dispatch:
             self._over.setdefault(node_id, "done")
 
     def _judge(self, report: pytest.TestReport, notes: dict[str, Any]) -> None:
-        failed, slot = bench_failed(report), notes.get("slot")
+        failed, slot = bench_failed(report), slot_to_blame(report)
         if failed is None or slot not in self._health:
             return
-        if self._health[slot].note(failed):
+        if self._health[slot].note(report.nodeid, failed):
             count = self._health[slot].failures
             self.lose(slot, f"the bench failed {count} times in a row, last: {message_on(report)}")
         index = self._index_of.get(report.nodeid)
@@ -174,6 +181,7 @@ class Dispatch:
                 return  # Whoever wants to stop at a failure gets it at once.
             if self._planner.can_try_elsewhere(index, slot):
                 self._over[report.nodeid] = "again"
+                self._planner.avoid(index, slot)
                 self._emit(TestMoved(slot=slot, node_id=report.nodeid, reason=message_on(report)))
                 notes["moved"] = True
                 report.outcome = AGAIN  # type: ignore[assignment]

@@ -10,17 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from _pytest.runner import runtestprotocol
+
+from pytest_hut.pytest_plugin.verdict import annotate
 
 PAUSE, LET_GO, FIRST_PARTNER = 0, 1, 2
 """Indices, counted from the number of tests; the partner errand of the k-th slot is FIRST_PARTNER + k."""
+
+
+def tear_down(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Tear down the fixtures that `nextitem` has no use for, though `item` did not run; only trouble is reported.
+
+    Without the hooks of a test: other plugins would look for what only a test that ran has.
+    """
+    state = item.session._setupstate
+    call = pytest.CallInfo.from_call(
+        lambda: state.teardown_exact(nextitem), when="teardown", reraise=(pytest.exit.Exception, KeyboardInterrupt)
+    )
+    report = pytest.TestReport.from_item_and_call(item, call)
+    annotate(report, call)
+    if report.failed:
+        item.ihook.pytest_runtest_logreport(report=report)
 
 
 class Errand(pytest.Item):
     """An item that is never reported, unless what it tears down fails."""
 
     def runtest(self) -> None:
-        """Nothing: what it does is what comes with running it."""
+        """Never called: an errand is performed, not run."""
 
     def perform(self, nextitem: pytest.Item | None) -> None:
         """Do it. In a pause the worker has waited before this; at the end of a session fixtures are torn down here."""
@@ -29,9 +45,7 @@ class Errand(pytest.Item):
 
     def tear_down_all(self) -> None:
         """Tear down every fixture, as after the last test of a session."""
-        for report in runtestprotocol(self, log=False, nextitem=None):
-            if report.failed:
-                self.ihook.pytest_runtest_logreport(report=report)
+        tear_down(self, None)
 
 
 class LetGo(Errand):

@@ -13,7 +13,7 @@ import pytest
 from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.board.hold import hold_locked_slot, slot_lock
 from pytest_hut.board.slot import HutSlot
-from pytest_hut.errors import SlotBusy
+from pytest_hut.errors import InfrastructureError, SlotBusy
 from pytest_hut.events.journal import Journal
 from pytest_hut.lease.handover import borrowed_lock
 from pytest_hut.lease.several import HeldLocks, take_each
@@ -34,6 +34,8 @@ class SlotHolder:
         self._locks = locks
         self.boards: list[HutSlot] = []
         """Those held now; the first is the one that the running test is about, others are its partners."""
+        self.failed_partner: str | None = None
+        """The one that could not be had for a test, until somebody has noted it."""
 
     @property
     def held(self) -> HutSlot | None:
@@ -79,7 +81,14 @@ class SlotHolder:
         Raises InfrastructureError where they cannot be had.
         """
         with contextlib.ExitStack() as others:
-            yield [first, *(others.enter_context(self.hold(slot_id)) for slot_id in partners)]
+            boards = [first]
+            for slot_id in partners:
+                try:
+                    boards.append(others.enter_context(self.hold(slot_id)))
+                except InfrastructureError:
+                    self.failed_partner = slot_id
+                    raise
+            yield boards
 
     def take_all_locks(self) -> None:
         """Take the locks of all slots of the session in their one order, unless this process holds locks already."""
@@ -90,7 +99,10 @@ class SlotHolder:
         }
         progress = TerminalProgress(self._config, "hut")
         timeout_s = self._config.getoption("hut_lock_timeout")
-        self._locks.take_over(take_each(locks, timeout_s, progress.line))
+        try:
+            self._locks.take_over(take_each(locks, timeout_s, progress.line))
+        except InfrastructureError as error:
+            self._locks.busy.update(dict.fromkeys(locks, str(error)))  # Each test on a slot says so.
 
     @contextlib.contextmanager
     def _locked(self, slot: Slot, progress: TerminalProgress) -> Iterator[tuple[int, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,15 @@ def firmware_path(item: pytest.Item) -> Path | None:
 
 
 def needs_of(item: pytest.Item) -> Needs:
-    """Return what a collected test needs."""
+    """Return what a collected test needs. Raises CollectError where its `hut` markers make no sense."""
     fixtures = getattr(item, "fixturenames", ())
     chips: tuple[str, ...] | None = None
     features: set[str] = set()
-    count = 2 if "hut_slots" in fixtures else 1
-    counts = [marker.kwargs["count"] for marker in item.iter_markers("hut") if "count" in marker.kwargs]
-    for marker in item.iter_markers("hut"):
+    uses_slot = "hut_held_slot" in fixtures
+    counts = [2 if "hut_slots" in fixtures else 1]  # The marker nearest to the test goes before.
+    for marker in reversed(list(item.iter_markers("hut"))):
+        _check(item, marker)
+        counts.append(marker.kwargs.get("count", counts[-1]))
         named = _words(marker.kwargs.get("chip"))
         if named:
             chips = named if chips is None else tuple(chip for chip in chips if chip in named)
@@ -47,11 +49,11 @@ def needs_of(item: pytest.Item) -> Needs:
     callspec = getattr(item, "callspec", None)
     return Needs(
         node_id=item.nodeid,
-        uses_slot="hut_held_slot" in fixtures,
+        uses_slot=uses_slot,
         chips=chips,
         features=tuple(sorted(features)),
         firmware=str(firmware_path(item) or "the default") if "flashed_firmware" in fixtures else None,
-        count=int(counts[0]) if counts else count,
+        count=counts[-1] if uses_slot else 1,
         bound_to=callspec.params.get("hut_held_slot") if callspec is not None else None,
     )
 
@@ -76,6 +78,38 @@ def read_needs(folder: Path) -> list[Needs]:
         )
         for entry in data
     ]
+
+
+def _check(item: pytest.Item, marker: pytest.Mark) -> None:
+    for key, value in marker.kwargs.items():
+        if key not in _MEANINGS:
+            problem = f"there is no {key!r}; it takes {', '.join(_MEANINGS)}"
+        elif not _MEANINGS[key][1](value):
+            problem = f"{key} is {_MEANINGS[key][0]}, not {value!r}"
+        else:
+            continue
+        raise pytest.Collector.CollectError(f"{item.nodeid}: mark hut: {problem}")
+    if marker.args:
+        raise pytest.Collector.CollectError(
+            f"{item.nodeid}: mark hut: {marker.args[0]!r} has no name; it takes {', '.join(_MEANINGS)}"
+        )
+
+
+def _is_words(value: object) -> bool:
+    if value is None or isinstance(value, str):
+        return True
+    return isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(word, str) for word in value)
+
+
+_MEANINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "chip": ("a chip or a list of chips", _is_words),
+    "features": ("a word or a list of words", _is_words),
+    "firmware": ("a path", lambda value: isinstance(value, (str, os.PathLike))),
+    "count": (
+        "a number of boards, at least 1",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+    ),
+}
 
 
 def _words(value: Any) -> tuple[str, ...]:

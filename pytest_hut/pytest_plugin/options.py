@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pytest_hut.contracts.guardrails import TIME_LIMITS
@@ -86,6 +88,32 @@ def add_options(parser: pytest.Parser) -> None:
         default="local-hil",
         help="upstream: no hardware is touched, whatever --hut-slots and slots.toml say (default: local-hil)",
     )
+
+
+def check_numbers(config: pytest.Config) -> None:
+    """Raise pytest.UsageError where an option's number makes no sense."""
+    limit = config.getoption("hut_timeout")
+    if not 0 < limit <= MAXIMUM_TIMEOUT_S:
+        raise pytest.UsageError(
+            f"--hut-timeout={limit:g}: a session may take more than 0 and at most {MAXIMUM_TIMEOUT_S:g} s"
+        )
+    wait = config.getoption("hut_lock_timeout")
+    if not 0 <= wait < math.inf:
+        raise pytest.UsageError(f"--hut-lock-timeout={wait:g}: give seconds, 0 or more")
+    failures = config.getoption("hut_quarantine_after")
+    if failures < 0:
+        raise pytest.UsageError(f"--hut-quarantine-after={failures}: give a number of failures, or 0 for never")
+
+
+def worker_count(config: pytest.Config) -> int:
+    """Return how many workers xdist starts; 0 where this process runs the tests itself."""
+    if config.getoption("dist", "no") == "no":
+        return 0
+    count = 0
+    for spec in config.getoption("tx"):
+        times, star, _ = spec.partition("*")
+        count += int(times) if star and times.isdecimal() else 1
+    return count
 
 
 def lane_without_slots(config: pytest.Config) -> bool:

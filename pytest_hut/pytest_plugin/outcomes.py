@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_hut.events.types import Event, TestFinished
-from pytest_hut.pytest_plugin.verdict import AGAIN, PHASES, kind_on, message_on, notes_on
+from pytest_hut.pytest_plugin.verdict import AGAIN, PHASES, is_part, kind_on, message_on, notes_on
+
+_Key = tuple[str, str]
+"""A test and the worker that runs it: with `--dist=each` all run the same at the same time."""
 
 
 class Outcomes:
@@ -22,10 +25,10 @@ class Outcomes:
         self._emit = emit
         self._slot_of = slot_of
         self._shown = shown
-        self._failed_phase: dict[str, pytest.TestReport] = {}
-        self._seen: dict[str, pytest.TestReport] = {}
-        self._durations: dict[str, float] = {}
-        self._not_over: set[str] = set()
+        self._failed_phase: dict[_Key, pytest.TestReport] = {}
+        self._seen: dict[_Key, pytest.TestReport] = {}
+        self._durations: dict[_Key, float] = {}
+        self._not_over: set[_Key] = set()
         """Tests whose last report was not the last word: another slot, or another try, will have it."""
         self._kinds: set[str | None] = set()
 
@@ -36,29 +39,35 @@ class Outcomes:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note one phase of a test."""
-        node_id = report.nodeid
+        key = _key(report)
+        if is_part(report):
+            if report.failed:
+                self._failed_phase.setdefault(key, report)
+            return
         if report.when == "setup":
-            self._not_over.discard(node_id)
+            self._not_over.discard(key)
         if report.outcome == AGAIN:
-            self._not_over.add(node_id)
+            self._not_over.add(key)
+        if report.when == "teardown" and key in self._not_over:
+            self._not_over.discard(key)
+            self._durations.pop(key, None)
+            self._seen.pop(key, None)
+            self._failed_phase.pop(key, None)
             return
-        if report.when == "teardown" and node_id in self._not_over:
-            self._not_over.discard(node_id)
-            self._durations.pop(node_id, None)
-            self._seen.pop(node_id, None)
+        if report.outcome == AGAIN:
             return
-        self._durations[node_id] = self._durations.get(node_id, 0.0) + report.duration
+        self._durations[key] = self._durations.get(key, 0.0) + report.duration
         if report.when == "call" or not report.passed:
-            self._seen.setdefault(node_id, report)
+            self._seen.setdefault(key, report)
         if report.failed:
-            self._failed_phase.setdefault(node_id, report)
+            self._failed_phase.setdefault(key, report)
         if report.when not in ("setup", "call"):  # teardown, or xdist's `???` for a crashed worker
             self._finish(report)
 
     def _finish(self, last: pytest.TestReport) -> None:
-        node_id = last.nodeid
-        report = self._failed_phase.pop(node_id, None) or self._seen.get(node_id, last)
-        self._seen.pop(node_id, None)
+        key = _key(last)
+        report = self._failed_phase.pop(key, None) or self._seen.get(key, last)
+        self._seen.pop(key, None)
         outcome, kind = _outcome_of(report)
         self._kinds |= {kind} if report.failed else set()
         node = getattr(last, "node", None)
@@ -67,16 +76,21 @@ class Outcomes:
         self._emit(
             TestFinished(
                 slot=slot,
-                node_id=node_id,
+                node_id=last.nodeid,
                 hw_id=notes.get("hw_id"),
                 outcome=outcome,
                 kind=kind,
-                duration_s=self._durations.pop(node_id, 0.0),
+                duration_s=self._durations.pop(key, 0.0),
                 message=message_on(report),
                 worker=node.gateway.id if node is not None else "",
                 evidence=[self._shown(Path(path)) for path in notes.get("evidence", ())],
             )
         )
+
+
+def _key(report: pytest.TestReport) -> _Key:
+    node = getattr(report, "node", None)
+    return report.nodeid, node.gateway.id if node is not None else ""
 
 
 def _outcome_of(report: pytest.TestReport) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import pytest
 
 from pytest_hut.pytest_plugin.errands import FIRST_PARTNER, LET_GO, PAUSE
+from pytest_hut.pytest_plugin.options import worker_count
 from pytest_hut.scheduling.needs import Needs, SlotFacts
 from pytest_hut.scheduling.planner import Planner
 
@@ -57,7 +58,7 @@ class SlotScheduling:
         self._slots = [slot.id for slot in slots]
         self._slot_of = slot_of
         self._desk = desk
-        self._expected_nodes = len(config.getoption("tx"))
+        self._expected_nodes = worker_count(config)
         self._collections: dict[Any, list[str]] = {}
         self._collection: list[str] | None = None
         self._differs = False
@@ -81,9 +82,7 @@ class SlotScheduling:
     @property
     def tests_finished(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        if self._planner is None:
-            return self._differs
-        return not self.has_pending
+        return self._differs or (self._planner is not None and not self.has_pending)
 
     @property
     def has_pending(self) -> bool:
@@ -102,6 +101,7 @@ class SlotScheduling:
             self._collections[node] = list(collection)
         else:
             self._report_difference(node)
+            self._differs = True  # It can do nothing, and what only its slot can do would be waited for in vain.
 
     def schedule(self) -> None:
         """Begin, or go on with a worker that came later."""
@@ -159,7 +159,6 @@ class SlotScheduling:
         # One that it was through with when it died, without having said so, has not crashed.
         outcome = self._desk.outcome(self._collection[running]) if running is not None else None
         if running is not None and outcome == "again":
-            self._planner.avoid(running, slot)
             tests.append(running)
         self._put_back(tests)
         self._feed_all()
@@ -178,11 +177,11 @@ class SlotScheduling:
         self._planner.finished(slot, index, time.monotonic())
         self._teams = [team for team in self._teams if not (team.begun and team.index == index)]
         outcome = self._desk.outcome(self._needs[index].node_id)
-        if self._desk.quarantined(slot) and slot not in self._dropped:
-            self._drop(slot)
-        if outcome == "again":
-            self._planner.avoid(index, slot)
-        if outcome != "done":
+        for gone in self._slots:  # A test on several boards can be the end of another's slot.
+            if self._desk.quarantined(gone) and gone not in self._dropped:
+                self._drop(gone)
+        # Only a slot in quarantine sends tests back; elsewhere a plugin ran the test in its own, silent way.
+        if outcome == "again" or (outcome is None and slot in self._dropped):
             self._put_back([index])
 
     def _drop(self, slot: str) -> None:

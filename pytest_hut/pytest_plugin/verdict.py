@@ -30,6 +30,14 @@ def notes_on(report: pytest.TestReport) -> dict[str, Any]:
     return notes
 
 
+def distrust_xfail(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> None:
+    """Who expects a failure expects one of the product: one of the bench is none."""
+    expected = report.skipped and hasattr(report, "wasxfail")
+    if expected and call.excinfo is not None and kind_of(call.excinfo.value) == "infrastructure":
+        del report.wasxfail
+        report.outcome = "failed"
+
+
 def annotate(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> None:
     """Note on a failed report whose fault it is; trouble of the bench is told in a sentence, without a traceback."""
     if not report.failed or call.excinfo is None:
@@ -41,6 +49,13 @@ def annotate(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> None:
     notes["message"] = str(error).splitlines()[0] if str(error) else type(error).__name__
     if kind == "infrastructure":
         report.longrepr = f"infrastructure: {error}"
+
+
+def slot_to_blame(report: pytest.TestReport) -> str | None:
+    """Return the slot whose health a report is about: that of the test, unless another one's board could not be had."""
+    notes = notes_on(report)
+    slot: str | None = notes.get("failed_slot") or notes.get("slot")
+    return slot
 
 
 def kind_on(report: pytest.TestReport) -> Kind | None:
@@ -61,9 +76,14 @@ def message_on(report: pytest.TestReport) -> str:
     return str(report.longrepr).strip().splitlines()[-1] if report.failed and report.longrepr else ""
 
 
+def is_part(report: pytest.TestReport) -> bool:
+    """Whether it is about a subtest; the test has a report of its own."""
+    return hasattr(report, "context")
+
+
 def bench_failed(report: pytest.TestReport) -> bool | None:
     """Return whether the bench failed in a test, None where the report does not say how the slot does."""
-    if report.when not in PHASES or "slot" not in notes_on(report):
+    if report.when not in PHASES or report.outcome == AGAIN or "slot" not in notes_on(report):
         return None
     failed = kind_on(report) == "infrastructure"
     return failed if failed or (report.when == "call" and report.outcome in ("passed", "failed")) else None

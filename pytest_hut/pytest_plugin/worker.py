@@ -19,12 +19,12 @@ from pytest_hut.contracts.guardrails import cancel_flag
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.firmware.imageset import ImageSet
 from pytest_hut.lease.several import HeldLocks
-from pytest_hut.pytest_plugin.errands import Errand, errands
+from pytest_hut.pytest_plugin.errands import Errand, errands, tear_down
 from pytest_hut.pytest_plugin.firmware_choice import firmware_for, load_flashing
 from pytest_hut.pytest_plugin.holder import SlotHolder
 from pytest_hut.pytest_plugin.needs import facts_of, needs_of, tell_needs
 from pytest_hut.pytest_plugin.seat import Seat, read_input
-from pytest_hut.pytest_plugin.verdict import annotate, bench_failed, notes_on
+from pytest_hut.pytest_plugin.verdict import annotate, bench_failed, distrust_xfail, is_part, notes_on, slot_to_blame
 from pytest_hut.recording.job import Job
 from pytest_hut.scheduling.health import SlotHealth
 from pytest_hut.scheduling.needs import misfit, no_slot_reason
@@ -46,7 +46,12 @@ class SlotWorker:
         self._holder = SlotHolder(config, bench, job, seat, locks)
         self._session: pytest.Session | None = None
         self._partners: list[str] = []
+        """The other slots that the running test may use."""
+        self._announced: list[str] = []
+        """Those that the next test may use."""
         self._flash: dict[str, Any] = {}
+        self._failed_parts: list[dict[str, Any]] = []
+        """Notes on the subtests of the running test that failed."""
         limit = config.getoption("hut_quarantine_after")
         self._health = {slot: SlotHealth(limit) for slot in seat.session_slots}
         self._health[seat.slot] = SlotHealth(limit, seat.failures)
@@ -108,6 +113,18 @@ class SlotWorker:
         if reason is not None:
             pytest.skip(reason)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """What cannot be understood in a test's markers is an error of the collection, in a sentence."""
+        report = yield
+        try:
+            for item in report.result or ():
+                if isinstance(item, pytest.Item):
+                    needs_of(item)
+        except pytest.Collector.CollectError as error:
+            report.outcome, report.longrepr, report.result = "failed", str(error), []
+        return report
+
     def pytest_collection(self, session: pytest.Session) -> None:
         """Remember the session, which is what can be stopped."""
         self._session = session
@@ -128,7 +145,7 @@ class SlotWorker:
             tell_needs(Path(self._job.folder), session.items)
         result = yield
         if self._seat.errands:  # Behind the tests that xdist has told its controller about.
-            session.items.extend(errands(session, self._seat.session_slots, self._seat.slot, self._partners.append))
+            session.items.extend(errands(session, self._seat.session_slots, self._seat.slot, self._announce))
         elif not self._seat.worker and any(needs_of(item).count > 1 for item in session.items):
             self._holder.take_all_locks()
         return result
@@ -139,7 +156,10 @@ class SlotWorker:
         if isinstance(item, Errand):
             item.perform(nextitem)
             return True
+        # Not at the test's end: other plugins may run it again.
+        self._partners, self._announced = self._announced, []
         if self._seat.errands and self._health[self._seat.slot].quarantined and needs_of(item).uses_slot:
+            tear_down(item, nextitem)  # The test before left what this one was to share with it.
             return True
         return None
 
@@ -158,13 +178,24 @@ class SlotWorker:
         if self._holder.held is not None:
             self._holder.held.console.mark()
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Fail a test because of the bench where the bench, and nothing else, failed its subtests."""
+        self._failed_parts = []
+        result = yield
+        if self._failed_parts and all(notes["kind"] == "infrastructure" for notes in self._failed_parts):
+            raise InfrastructureError(self._failed_parts[0]["message"])
+        return result
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count failures of the bench as the controller does."""
-        failed = bench_failed(report)
-        if failed is not None:
-            self._health[notes_on(report)["slot"]].note(failed)
-        if report.when == "teardown":
-            self._partners.clear()
+        if is_part(report):
+            if "kind" in notes_on(report):
+                self._failed_parts.append(notes_on(report))
+            return
+        failed, slot = bench_failed(report), slot_to_blame(report)
+        if failed is not None and slot is not None:
+            self._health[slot].note(report.nodeid, failed)
 
     def pytest_runtest_logfinish(self) -> None:
         """Between tests, see whether somebody wants the job to end."""
@@ -177,11 +208,16 @@ class SlotWorker:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note on the report what the session's report wants to know."""
         report = yield
+        if not any("raises" in marker.kwargs for marker in item.iter_markers("xfail")):
+            distrust_xfail(report, call)
         annotate(report, call)
         notes, held = notes_on(report), self._holder.held
         uses_slot = "hut_held_slot" in getattr(item, "fixturenames", ())
-        if uses_slot and not isinstance(item, Errand) and self._no_slot(item) is None:
+        if uses_slot and self._no_slot(item) is None:
             notes["slot"] = held.id if held else needs_of(item).bound_to or self._seat.slot
+        if report.failed and self._holder.failed_partner is not None:
+            notes["failed_slot"] = self._holder.failed_partner
+        self._holder.failed_partner = None
         if call.when == "setup":
             notes.update(self._flash)
             self._flash = {}
@@ -195,6 +231,9 @@ class SlotWorker:
                 text = board.console.text_since_mark()[-CONSOLE_TAIL:]
                 report.sections.append((f"console of {board.id} since the last reset or mark", text))
         return report
+
+    def _announce(self, slot: str) -> None:
+        self._announced.append(slot)
 
     def _no_slot(self, item: pytest.Item) -> str | None:
         return no_slot_reason(needs_of(item), list(self._facts.values()))

@@ -86,7 +86,7 @@ class History:
 
     def _read(self) -> None:
         data: Any = None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             data = json.loads(self._path.read_text(encoding="utf-8"))
         data = data if isinstance(data, Mapping) else {}
         tests = data.get("tests")

@@ -24,7 +24,7 @@ class Needs:
     count: int = 1
     """How many boards it needs at once."""
     bound_to: str | None = None
-    """The one slot it is about."""
+    """The one slot it is about; where it needs several boards, that of the first."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def misfit(needs: Needs, slot: SlotFacts) -> str | None:
     """Return in one phrase what `slot` lacks for a test, or None where it fits."""
     if not needs.uses_slot:
         return None
-    if needs.bound_to is not None and needs.bound_to != slot.id:
+    if needs.bound_to not in (None, slot.id) and needs.count == 1:
         return f"is about {needs.bound_to}"
     if needs.chips is not None and slot.chip not in needs.chips:
         return f"needs chip {' or '.join(needs.chips) or '(none at all)'}, but {slot.id} has {slot.chip}"
@@ -56,10 +56,11 @@ def no_slot_reason(needs: Needs, slots: Sequence[SlotFacts]) -> str | None:
         return None
     reasons = [misfit(needs, slot) for slot in slots]
     fitting = reasons.count(None)
-    if fitting >= needs.count:
+    first = needs.bound_to is None or any(slot.id == needs.bound_to for slot in slots)
+    if fitting >= needs.count and first:
         return None
     told = [reason for reason in reasons if reason is not None and not reason.startswith("is about")]
     some = "; ".join(told[:SHOWN_MISFITS]) + ("; ..." if len(told) > SHOWN_MISFITS else "")
-    if needs.count > 1:
+    if needs.count > 1 and first:
         return f"no slot for it: needs {needs.count} boards, {fitting} fit" + (f": {some}" if some else "")
     return f"no slot for it: {some or f'{needs.bound_to} is not in this session'}"

@@ -72,7 +72,8 @@ class Planner:
 
     def runnable(self, index: int) -> bool:
         """Whether there are boards enough for a test."""
-        return len(self.fitting(index)) >= max(1, self._tests[index].count)
+        needs, slots = self._tests[index], self.fitting(index)
+        return len(slots) >= needs.count and (needs.bound_to is None or needs.bound_to in slots)
 
     def add(self, indices: Iterable[int]) -> None:
         """Take tests that wait to be run; each must be runnable. They count from the next `plan` on."""
@@ -145,11 +146,13 @@ class Planner:
         for index in self._teams:
             needs = self._tests[index]
             slots = [slot for slot in self.fitting(index) if slot in free]
-            if len(slots) >= needs.count:
-                self._teams.remove(index)
-                # The least to do first; what the leader has on its board saves a flash.
-                chosen = sorted(slots, key=lambda slot: (self._work[slot].firmware != needs.firmware, self._load(slot)))
-                return index, chosen[: needs.count]
+            if len(slots) < needs.count or (needs.bound_to is not None and needs.bound_to not in slots):
+                continue
+            self._teams.remove(index)
+            bound, firmware = needs.bound_to, needs.firmware
+            # The least to do first; what the leader has on its board saves a flash.
+            slots.sort(key=lambda slot: (slot != bound, self._work[slot].firmware != firmware, self._load(slot)))
+            return index, slots[: needs.count]
         return None
 
     def team_begins(self, index: int, slots: Sequence[str], now: float) -> None:
