@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from lab import Lab
-from test_session_scheduling import BENCH, ran, write_bench
+from scheduling_rig import BENCH, ran, write_bench
 
 from pytest_hut.lease.lockfile import LockFile
 
@@ -32,7 +32,7 @@ def test_tries_of_rerunfailures_do_not_count_against_a_slot(lab: Lab, workers: s
     write_bench(lab, BENCH[2:])
     lab.write_test(BENCH_FAILS.replace("raise", "if n == 0: raise"))
 
-    session = lab.run("-n", workers, "--reruns", "2", timeout=30)
+    session = lab.run("-n", workers, "--reruns", "2")
 
     outcomes = ran(session)
     assert Counter(outcome for _, outcome in outcomes.values()) == {"passed": 3, "failed": 1}, session.output
@@ -219,7 +219,7 @@ def test_a_new_worker_that_collects_other_tests_ends_the_session(lab: Lab) -> No
         "def test_other(hut_slot): pass\n"
     )
 
-    session = lab.run("-n", "1", timeout=30)
+    session = lab.run("-n", "1")
 
     assert "collected other tests than the others" in session.output
 
