@@ -24,7 +24,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from pytest_hut.board.hold import hold_slot
 from pytest_hut.board.progress import Silent
 from pytest_hut.board.reset import reset_to_loader
 from pytest_hut.events.journal import Journal
-from pytest_hut.firmware.demo import demo_firmware
+from pytest_hut.firmware.demo import DEMO_PARTITIONS, demo_firmware
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
+from pytest_hut.firmware.partitions import TABLE_OFFSET, TYPE_DATA, Partition, build_partition_table
 from pytest_hut.link.open import link_for
 from pytest_hut.virtual.client import start_virtual_bench
 
@@ -56,9 +57,15 @@ def firmware(name: str) -> ImageSet:
         data += chance.randbytes(600) + bytes(400)
     if name == "sector":
         data[MIB // 2] ^= 0xFF
-    demo = demo_firmware("esp32")
-    kept = tuple(image for image in demo.images if image.offset < EXTRA_OFFSET)
-    return ImageSet((*kept, FlashImage("extra", EXTRA_OFFSET, bytes(data[:MIB]))), f"benchmark-{name}", "esp32")
+    table = [part for part in DEMO_PARTITIONS if part.offset < EXTRA_OFFSET]
+    table.append(Partition("assets", TYPE_DATA, 0x82, EXTRA_OFFSET, MIB))
+    images = [
+        replace(image, data=build_partition_table(table)) if image.offset == TABLE_OFFSET else image
+        for image in demo_firmware("esp32").images
+        if image.offset < EXTRA_OFFSET
+    ]
+    images.append(FlashImage("assets", EXTRA_OFFSET, bytes(data[:MIB])))
+    return ImageSet(tuple(images), f"benchmark-{name}", "esp32")
 
 
 def wire_seconds(images: Sequence[FlashImage], baud: int) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_hut.board.esptool_log import QuietLog, quiet_esptool
+from pytest_hut.board.esptool_log import progress_to, quiet_esptool
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import ERASED, Region, Span
 from pytest_hut.board.lent_port import LentPort
@@ -54,6 +54,11 @@ MAGIC_REGISTER = 0x40001000
 """A register that every chip lets be read: the answer comes when all before it is done."""
 
 
+def padded(content: bytes) -> bytes:
+    """Return what is sent for `content`: chips write whole words."""
+    return content + ERASED * (-len(content) % 4)
+
+
 class FlashRefused(FlashError):
     """Trying again would change nothing."""
 
@@ -72,10 +77,9 @@ class ChipFacts:
 class LoaderSession:
     """A chip whose loader answers: esptool's RAM stub, or the ROM where no stub may run."""
 
-    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts, log: QuietLog) -> None:
+    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts) -> None:
         self._esp = esp
         self._port = port
-        self._log = log
         self.facts = facts
         self.baud = port.baudrate
 
@@ -101,14 +105,13 @@ class LoaderSession:
         Raises what esptool raises, PortError, FlashError.
         """
         self._port.set_step(f"writing {region.name}", WRITE_FLOOR_S + span.size / SLOWEST_BYTES_PER_S)
-        content = region.content(span)
-        content += ERASED * (-len(content) % 4)
+        content = padded(region.content(span))
         if self._esp.IS_STUB:
             self._write_with_stub(span.start, content, compressed(content, cache), progress)
             return
         from esptool.cmds import write_flash
 
-        with self._log.progress_to(progress):
+        with progress_to(progress):
             write_flash(self._esp, [(span.start, content)], compress=True, force=True)
 
     def _write_with_stub(
@@ -144,13 +147,14 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashM
     baud = memory.best_baud(baud)
     port = LentPort(link)
     early = memory.early_baud and baud > ROM_BAUD
-    with quiet_esptool() as log:
-        try:
-            esp = _connect(link, wiring, chip, port)
+    try:
+        banner = _restart_into_loader(link, wiring, port)
+        with quiet_esptool():
+            esp = _connect(chip, port, banner)
             _require_writable(esp)
             if esp.secure_download_mode:
                 facts = ChipFacts(chip, "", "", 0)
-                yield LoaderSession(_attached(esp, port), port, facts, log)
+                yield LoaderSession(_attached(esp, port), port, facts)
                 return
             mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
             revision = f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
@@ -161,22 +165,22 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashM
             if not facts.flash_size:
                 raise FlashError(f"the flash chip does not answer (its id reads {esp.flash_id():#x})")
             esp.flash_set_parameters(facts.flash_size)
-            yield LoaderSession(esp, port, facts, log)
+            yield LoaderSession(esp, port, facts)
             memory.baud_proved()
-        except PortError:
-            raise
-        except HutError as error:
-            _blame_baud(error, link.baudrate, memory)
-            if isinstance(error, FlashError) and not str(error).startswith(port.step):
-                raise type(error)(f"{port.step} failed: {error}") from None
-            raise
-        except (RuntimeError, ValueError, *TROUBLE) as error:
-            _blame_baud(error, link.baudrate, memory)
-            # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
-            raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
-        finally:
-            with contextlib.suppress(PortError, *TROUBLE):
-                link.baudrate = console_baud
+    except PortError:
+        raise
+    except HutError as error:
+        _blame_baud(error, link.baudrate, memory)
+        if isinstance(error, FlashError) and not str(error).startswith(port.step):
+            raise type(error)(f"{port.step} failed: {error}") from None
+        raise
+    except (RuntimeError, ValueError, *TROUBLE) as error:
+        _blame_baud(error, link.baudrate, memory)
+        # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
+        raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
+    finally:
+        with contextlib.suppress(PortError, *TROUBLE):
+            link.baudrate = console_baud
 
 
 def _blame_baud(error: BaseException, baud: int, memory: FlashMemory) -> None:
@@ -184,11 +188,15 @@ def _blame_baud(error: BaseException, baud: int, memory: FlashMemory) -> None:
         memory.suspect_baud(baud)
 
 
-def _connect(link: Link, wiring: str, chip: str, port: LentPort) -> Any:
+def _restart_into_loader(link: Link, wiring: str, port: LentPort) -> bytes:
+    """Return what the chip says when it comes up. esptool is not needed for this, and may be loaded meanwhile."""
     port.set_step("connecting to the ROM loader", CONNECT_S)
     link.baudrate = ROM_BAUD
     reset_to_loader(link, wiring)
-    banner = _listen(port)
+    return _listen(port)
+
+
+def _connect(chip: str, port: LentPort, banner: bytes) -> Any:
     esp = loader_class(chip)(port, ROM_BAUD)
     try:
         esp.connect(mode="no-reset", attempts=2, warnings=False)

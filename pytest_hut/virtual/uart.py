@@ -22,7 +22,7 @@ HOST_STALL_S = 0.3
 
 _CHUNK_BYTES = 256
 _CHUNK_S = 0.001
-_RECEIVED_CHUNK_S = 0.008
+_RECEIVED_CHUNK_S = 0.04
 """What the chip takes off the wire at once, where so much is waiting: a host that sends that much sends a packet, and
 a bench of many boards must not wake up for each millisecond of each of them."""
 _UNPACED_CHUNK_BYTES = 65536
