@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
     print(f"\n{title}")
     header = ("", "wall s", "CPU s", "sent B", "least s", "x least", "goal s", "")
     print_table(header, [row.cells() for row in rows])
+    sys.stdout.flush()
 
 
 def our_rows(bench: Boards, link: str, baud: int, wanted: Sequence[tuple[str, Step, float | None]]) -> list[Row]:

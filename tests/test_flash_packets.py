@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_hut.board.packets import PacketReader, checksum, encode
+from pytest_hut.board.framing import PacketReader, encode
+from pytest_hut.board.packets import checksum
 from pytest_hut.firmware import compressed as cache
 from pytest_hut.firmware.compressed import WORTH_KEEPING, compressed
 

@@ -71,7 +71,8 @@ def flash_images(
         PortError: the port went away.
     """
     _get_ready_meanwhile(plan, chip, cache)
-    with loader_session(link, wiring, chip, baud, memory) as session:
+    flash_end = max((region.end for region in plan.regions), default=0)
+    with loader_session(link, wiring, chip, baud, memory, flash_end) as session:
         facts = session.facts
         _require_room(plan, facts)
         written: list[str] = []

@@ -50,6 +50,9 @@ BLOCK_S = 3.0
 SLOWEST_BYTES_PER_S = 20_000
 """A healthy flash is never slower than this, erasing included; a write gets no more time than that."""
 
+LEAST_FLASH = 4 << 20
+"""What a ROM is told at least, in bytes, where the size cannot be read; nothing is done behind the images."""
+
 MAGIC_REGISTER = 0x40001000
 """A register that every chip lets be read: the answer comes when all before it is done."""
 
@@ -104,15 +107,17 @@ class LoaderSession:
 
         Raises what esptool raises, PortError, FlashError.
         """
-        self._port.set_step(f"writing {region.name}", WRITE_FLOOR_S + span.size / SLOWEST_BYTES_PER_S)
+        wire_s = 10 * span.size / self.baud
+        self._port.set_step(f"writing {region.name}", WRITE_FLOOR_S + wire_s + span.size / SLOWEST_BYTES_PER_S)
         content = padded(region.content(span))
         if self._esp.IS_STUB:
             self._write_with_stub(span.start, content, compressed(content, cache), progress)
             return
         from esptool.cmds import write_flash
 
+        # Secure download mode knows no compressed writes (esptool's documentation, "Serial Protocol").
         with progress_to(progress):
-            write_flash(self._esp, [(span.start, content)], compress=True, force=True)
+            write_flash(self._esp, [(span.start, content)], no_compress=True, force=True)
 
     def _write_with_stub(
         self, offset: int, content: bytes, packed: bytes, progress: Callable[[int, int], None]
@@ -137,11 +142,15 @@ class LoaderSession:
 
 
 @contextlib.contextmanager
-def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashMemory) -> Iterator[LoaderSession]:
+def loader_session(
+    link: Link, wiring: str, chip: str, baud: int, memory: FlashMemory, flash_end: int = 0
+) -> Iterator[LoaderSession]:
     """Restart the chip into its loader, start esptool's stub, raise the baud rate, and find out who it is.
 
     The rate is the highest up to `baud` that the slot's line carries, as far as `memory` knows; one that fails is
-    remembered. Every failure inside comes out as FlashError with the step it happened in, or as PortError.
+    remembered. `flash_end` is the first flash address behind all that will be written: a ROM that does not let the
+    size of its flash be read has to be told one. Every failure inside comes out as FlashError with the step it
+    happened in, or as PortError.
     """
     console_baud = link.baudrate
     baud = memory.best_baud(baud)
@@ -153,8 +162,11 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashM
             esp = _connect(chip, port, banner)
             _require_writable(esp)
             if esp.secure_download_mode:
-                facts = ChipFacts(chip, "", "", 0)
-                yield LoaderSession(_attached(esp, port), port, facts)
+                _change_secured_baud(esp, port, baud)
+                esp = _attached(esp, port)
+                esp.flash_set_parameters(max(LEAST_FLASH, 1 << (flash_end - 1).bit_length()))
+                yield LoaderSession(esp, port, ChipFacts(chip, "", "", 0))
+                memory.baud_proved()
                 return
             mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
             revision = f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
@@ -254,6 +266,14 @@ def _change_baud(esp: Any, baud: int) -> None:
     """Raise the rate and have the chip answer at it, so that a line that cannot carry it is told from other trouble."""
     esp.change_baud(baud)
     esp.read_reg(MAGIC_REGISTER, timeout=NEW_BAUD_S)
+
+
+def _change_secured_baud(esp: Any, port: LentPort, baud: int) -> None:
+    """As `_change_baud`, with a question that secure download mode allows."""
+    if baud != ROM_BAUD:
+        port.set_step(f"changing to {baud} baud", CONNECT_S)
+        esp.change_baud(baud)
+        esp.get_security_info(cache=False)
 
 
 def _attached(esp: Any, port: LentPort) -> Any:
