@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -196,7 +197,8 @@ def test_a_child_that_dies_is_that_slots_trouble_alone() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return "well"
 
-    outcomes = on_each(slots, work, {slot.id: Silent() for slot in slots}, ended.append)
+    silence: dict[str, Progress] = {slot.id: Silent() for slot in slots}
+    outcomes = on_each(slots, work, contextlib.nullcontext(silence), lambda outcome, _: ended.append(outcome))
     assert outcomes == [
         Outcome("hut-01", BUSY, "somebody else has it"),
         Outcome("hut-02", INFRASTRUCTURE, "its process ended without a result (exit code -9)"),

@@ -7,6 +7,7 @@ while it holds another one's, so that commands on overlapping slots cannot wait 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from pytest_hut.bench.models import Slot
-from pytest_hut.board.progress import Progress
+from pytest_hut.board.progress import Progress, Silent
 from pytest_hut.cli.exits import INFRASTRUCTURE, OK, exit_code_of, in_one_line
 from pytest_hut.errors import HutError
 from pytest_hut.power.signals import ENDING, ending_held_back
@@ -44,24 +45,30 @@ class Outcome:
     """What the work returned, or one line that says what went wrong."""
 
 
-def on_each(
-    slots: Sequence[Slot], work: Work, shown: Mapping[str, Progress], ended: Callable[[Outcome], None]
-) -> list[Outcome]:
-    """Do `work` on all slots at once and return how each ended, in the order of `slots`; `ended` is told at once.
+Ended = Callable[[Outcome, Progress], None]
+"""Is told how the work on a slot ended, as soon as it did, and where that slot's progress is shown."""
 
-    Call it before this process has threads. KeyboardInterrupt is passed on to the children, and raised again when the
-    last of them has put its board and its lock in order.
+
+def on_each(
+    slots: Sequence[Slot], work: Work, display: contextlib.AbstractContextManager[Mapping[str, Progress]], ended: Ended
+) -> list[Outcome]:
+    """Do `work` on all slots at once and return how each ended, in the order of `slots`.
+
+    Call it from a process with one thread; `display`, which may need threads, is entered when all children are there.
+    KeyboardInterrupt is passed on to the children, and raised again when the last of them has put its board and its
+    lock in order.
     """
-    children = _Children(work, shown, ended)
+    children = _Children(work, ended)
     try:
         try:
             for slot in sorted(slots, key=lambda slot: str(slot.lock)):
                 children.start(slot)
-            children.listen()
+            with display as shown:
+                children.listen(shown)
         except BaseException:
             with ending_held_back():
                 children.end()
-                children.listen()
+                children.listen({slot.id: Silent() for slot in slots})
             raise
     finally:
         children.close()
@@ -69,9 +76,8 @@ def on_each(
 
 
 class _Children:
-    def __init__(self, work: Work, shown: Mapping[str, Progress], ended: Callable[[Outcome], None]) -> None:
+    def __init__(self, work: Work, ended: Ended) -> None:
         self._work = work
-        self._shown = shown
         self._ended = ended
         self._running: dict[Connection, tuple[str, BaseProcess]] = {}
         self._life_line = os.pipe()
@@ -92,31 +98,32 @@ class _Children:
             there.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def listen(self) -> None:
+    def listen(self, shown: Mapping[str, Progress]) -> None:
         """Show what the children tell, until all have ended."""
         while self._running:
             for pipe in wait(list(self._running)):
                 assert isinstance(pipe, Connection)
-                slot_id, process = self._running[pipe]
-                try:
-                    news = pipe.recv()
-                except EOFError:
-                    process.join()
-                    del self._running[pipe]
-                    pipe.close()
-                    if slot_id not in self.outcomes:
-                        why = f"its process ended without a result (exit code {process.exitcode})"
-                        self._end_of(Outcome(slot_id, INFRASTRUCTURE, why))
-                    continue
-                if isinstance(news, Outcome):
-                    self._end_of(news)
-                else:
-                    method, arguments = news
-                    getattr(self._shown[slot_id], method)(*arguments)
+                with ending_held_back():  # Half a message must not be left in the pipe.
+                    self._take_news(pipe, shown)
 
-    def _end_of(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.slot_id] = outcome
-        self._ended(outcome)
+    def _take_news(self, pipe: Connection, shown: Mapping[str, Progress]) -> None:
+        slot_id, process = self._running[pipe]
+        try:
+            news = pipe.recv()
+        except EOFError:
+            process.join()
+            del self._running[pipe]
+            pipe.close()
+            if slot_id in self.outcomes:
+                return
+            why = f"its process ended without a result (exit code {process.exitcode})"
+            news = Outcome(slot_id, INFRASTRUCTURE, why)
+        if isinstance(news, Outcome):
+            self.outcomes[slot_id] = news
+            self._ended(news, shown[slot_id])
+        else:
+            method, arguments = news
+            getattr(shown[slot_id], method)(*arguments)
 
     def end(self) -> None:
         """Ask all that still run to end."""
@@ -142,7 +149,7 @@ class _Children:
             outcome = Outcome(slot.id, OK, self._work(slot, _PipedProgress(told)))
         except (HutError, OSError, KeyboardInterrupt) as error:
             outcome = Outcome(slot.id, exit_code_of(error), in_one_line(error))
-        told.send(outcome)
+        _send(told, outcome)
 
 
 def _interrupt_once(number: int, _frame: FrameType | None) -> None:
@@ -174,4 +181,9 @@ class _PipedProgress:
             self._tell("bar", text, done, total)
 
     def _tell(self, method: str, *arguments: Any) -> None:
-        self._pipe.send((method, arguments))
+        _send(self._pipe, (method, arguments))
+
+
+def _send(pipe: Connection, news: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):  # Whoever would show it is gone, and the life line with him.
+        pipe.send(news)

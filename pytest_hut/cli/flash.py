@@ -12,7 +12,7 @@ from pytest_hut.board.bootlog_model import Boot
 from pytest_hut.board.flasher import get_ready
 from pytest_hut.board.progress import Progress
 from pytest_hut.board.slot import Firmware
-from pytest_hut.cli.children import Outcome, Work, on_each
+from pytest_hut.cli.children import Outcome, on_each
 from pytest_hut.cli.choice import the_firmware, the_slots
 from pytest_hut.cli.exits import BUSY, INFRASTRUCTURE, INTERRUPTED, OK, PRODUCT, USAGE
 from pytest_hut.cli.holding import held_slot
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
                 results.append(f"{slots[0].id}: {work(slots[0], progress)}")
             return OK
         _get_ready_for_all(slots, firmware)
-        outcomes = _on_each_shown(slots, work)
+        outcomes = on_each(slots, work, shown_progresses([slot.id for slot in slots]), _show_failure)
         results += [f"{outcome.slot_id}: {outcome.text}" for outcome in outcomes if outcome.code == OK]
         _require_all_well(outcomes)
     return OK
@@ -68,14 +68,9 @@ def _get_ready_for_all(slots: Sequence[Slot], firmware: Mapping[str, ImageSet]) 
         load_driver(slot)
 
 
-def _on_each_shown(slots: Sequence[Slot], work: Work) -> list[Outcome]:
-    with shown_progresses([slot.id for slot in slots]) as shown:
-
-        def ended(outcome: Outcome) -> None:
-            if outcome.code != OK:
-                shown[outcome.slot_id].line(f"failed ({FAULTS[outcome.code][1]}): {outcome.text}")
-
-        return on_each(slots, work, shown, ended)
+def _show_failure(outcome: Outcome, progress: Progress) -> None:
+    if outcome.code != OK:
+        progress.line(f"failed ({FAULTS[outcome.code][1]}): {outcome.text}")
 
 
 def _firmware_for(slots: Sequence[Slot], name: str) -> Mapping[str, ImageSet]:
