@@ -17,6 +17,7 @@ A pseudo-terminal has no modem lines; esptool and pytest-embedded get them by a 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ from pathlib import Path
 from common import PEER, PEER_VERSION, print_table
 from flash_boards import Boards, Step, boards, build_folder, child_cpu, ended, firmware, wire_seconds
 from flash_peer import peer_sessions
+
+import pytest_hut
 
 AT_ONCE_S = 0.05
 """A flash that took less did not even restart the board: it has booted that firmware before in the same session."""
@@ -203,6 +206,8 @@ def main() -> None:
     bauds = [int(word) for word in options.bauds.split(",") if word]
     links = [word for word in options.links.split(",") if word]
     counts = [int(word) for word in options.slots.split(",") if word]
+    # As the package is where it was installed: compiled. Else each process would do that first.
+    compileall.compile_dir(Path(pytest_hut.__file__).parent, quiet=2)
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before the first measurement")
     if options.peer is None and not options.only_many:
         packages = f"pytest-embedded-serial-esp=={PEER_VERSION} pytest-embedded-idf=={PEER_VERSION}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 
 from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.bench.places import user_cache_dir
@@ -66,6 +67,8 @@ def _get_ready_for_all(slots: Sequence[Slot], firmware: Mapping[str, ImageSet]) 
         get_ready(images.images, chip, user_cache_dir() / "flash")
     for slot in slots:
         load_driver(slot)
+    if any(slot.virtual for slot in slots):
+        import_module("pytest_hut.virtual.client")
 
 
 def _show_failure(outcome: Outcome, progress: Progress) -> None:
