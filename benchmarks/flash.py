@@ -1,235 +1,196 @@
-"""How long flashing takes, beside esptool's own command line on the same virtual boards, paced to the baud rate.
+"""How long flashing takes, beside esptool's command line and pytest-embedded on the same virtual boards.
 
-    python benchmarks/flash.py [--bauds 921600,2000000] [--links local,rfc2217] [--slots 1,8,16,32]
+    python benchmarks/flash.py [--bauds 921600,2000000] [--links local,rfc2217] [--slots 1,8,16,32] [--peer PYTHON]
 
-The firmware is the demo firmware with a 1 MiB image beside it of which 60 % are left after compression. Every row
-is one flash by a session that holds the slot already: `wall` is until the flash is proved, `CPU` is this process's,
-`wire` are the bytes sent to the chip, and `x wire` is the wall time over the least time in which the compressed
-images can pass the line. esptool's rows are whole runs of `python -m esptool`, which is how its users pay for it; over
-the local link its run starts with the chip in its loader, since a pseudo-terminal has no lines that it can set.
-With several slots each has a process of its own, started at the same moment; the wall time is that of the last.
+The boards are paced to the baud rate. The firmware is the demo's with a 1 MiB image beside it of which 60 % are left
+after compression: 2.3 MiB in all. `sent` are the bytes that passed the wire to the chip, counted at the virtual board
+for all programs alike; `least` is the time in which the compressed images alone can pass the wire. `CPU` is that of
+the flashing process, not of the virtual boards, which run on the same processors.
+
+With one slot, a row of ours is one flash by a session that holds the slot; its wall time ends when the flash is
+proved. esptool's rows are whole runs of `python -m esptool`, which is how its users pay for it. pytest-embedded's are
+the set-up of a test, which flashes. With many slots all rows are whole commands, from start to end, boot included.
+
+A pseudo-terminal has no modem lines; esptool and pytest-embedded get them by a shim (`benchmarks/lines`).
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
-import random
-import resource
-import subprocess
 import sys
-import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pytest_hut.bench.models import Bench, Slot
-from pytest_hut.bench.virtual_board import VirtualBoardSpec
-from pytest_hut.board.hold import hold_slot
-from pytest_hut.board.progress import Silent
-from pytest_hut.board.reset import reset_to_loader
-from pytest_hut.events.journal import Journal
-from pytest_hut.firmware.demo import demo_firmware
-from pytest_hut.firmware.imageset import FlashImage, ImageSet
-from pytest_hut.link.open import link_for
-from pytest_hut.virtual.client import start_virtual_bench
+from common import PEER, PEER_VERSION, print_table
+from flash_boards import Boards, Step, boards, build_folder, child_cpu, ended, firmware, wire_seconds
+from flash_peer import peer_sessions
 
-MIB = 1 << 20
-EXTRA_OFFSET = 0x150000
+import pytest_hut
 
-PROVED_AT_ONCE_S = 0.05
-"""A flash that took less did not restart the board: it has booted that firmware before in the same session."""
+AT_ONCE_S = 0.05
+"""A flash that took less did not even restart the board: it has booted that firmware before in the same session."""
 
-FULL, SAME, NEW_SESSION, VERIFY, SECTOR, APP = "full", "same", "new session", "verify", "one sector", "app only"
-
-
-def firmware(name: str) -> ImageSet:
-    """Return image set `a`, or one that differs: `sector` in one byte, `b` in all of the 1 MiB image."""
-    chance = random.Random("b" if name == "b" else "a")
-    data = bytearray()
-    while len(data) < MIB:
-        data += chance.randbytes(600) + bytes(400)
-    if name == "sector":
-        data[MIB // 2] ^= 0xFF
-    demo = demo_firmware("esp32")
-    kept = tuple(image for image in demo.images if image.offset < EXTRA_OFFSET)
-    return ImageSet((*kept, FlashImage("extra", EXTRA_OFFSET, bytes(data[:MIB]))), f"benchmark-{name}", "esp32")
-
-
-def wire_seconds(images: Sequence[FlashImage], baud: int) -> float:
-    """Least time for the images' compressed bytes on the line, ten bits each."""
-    return sum(len(zlib.compress(image.data, 9)) for image in images) * 10 / baud
+RFC2217_FACTOR = 1.1
+MANY_FACTOR = 1.15
 
 
 @dataclass
 class Row:
-    """One measured flash."""
+    """One measured flash. Times in seconds; None is not measured, or not meant to be anything."""
 
     what: str
     wall_s: float
-    cpu_s: float
-    wire_bytes: int | None
-    least_s: float
+    cpu_s: float | None = None
+    sent: int | None = None
+    least_s: float | None = None
+    goal_s: float | None = None
+
+    def cells(self) -> list[str]:
+        """The row as it is printed."""
+        ratio = f"{self.wall_s / self.least_s:.2f}" if self.least_s else "-"
+        met = "" if self.goal_s is None else "met" if self.wall_s <= self.goal_s else "MISSED"
+        numbers = [self.cpu_s, self.least_s, self.goal_s]
+        cpu, least, goal = ("-" if number is None else f"{number:.2f}" for number in numbers)
+        sent = "-" if self.sent is None else str(self.sent)
+        return [self.what, f"{self.wall_s:.2f}", cpu, sent, least, ratio, goal, met]
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
     """Print one table."""
     print(f"\n{title}")
-    print(f"  {'':<26}{'wall s':>9}{'CPU s':>8}{'wire B':>10}{'least s':>9}{'x wire':>8}")
-    for row in rows:
-        wire = "-" if row.wire_bytes is None else str(row.wire_bytes)
-        ratio = f"{row.wall_s / row.least_s:.2f}" if row.least_s > 0.1 else "-"
-        print(f"  {row.what:<26}{row.wall_s:>9.2f}{row.cpu_s:>8.2f}{wire:>10}{row.least_s:>9.2f}{ratio:>8}", flush=True)
+    header = ("", "wall s", "CPU s", "sent B", "least s", "x least", "goal s", "")
+    print_table(header, [row.cells() for row in rows])
+    sys.stdout.flush()
 
 
-def session(order: dict[str, Any]) -> list[dict[str, Any]]:
-    """Hold a slot and carry out the flashes asked for; what each cost."""
-    folder = Path(order["folder"])
-    slot = Slot(id=order["slot"], port=order["port"], flash_baud=order["baud"], lock_path=folder / "lock")
-    results = []
-    with (
-        closing(Journal(folder / "events.jsonl")) as journal,
-        hold_slot(
-            slot,
-            Bench(slots={slot.id: slot}),
-            job="benchmark",
-            lock_timeout_s=5,
-            journal=journal,
-            console_log=folder / "console.log",
-            progress=Silent(),
-        ) as held,
-    ):
-        for name, mode in order["steps"]:
-            images = firmware(name)
-            held.flash_mode = mode
-            start, used = time.monotonic(), time.process_time()
-            flashed = held.flash(images).flash
-            wall, cpu = time.monotonic() - start, time.process_time() - used
-            if flashed.attempts or wall > PROVED_AT_ONCE_S:
-                held.expect_boot()
-            results.append({"wall": wall, "cpu": cpu, "wire": flashed.bytes_sent, "proof": flashed.proof})
-    return results
+def our_rows(bench: Boards, link: str, baud: int, wanted: Sequence[tuple[str, Step, float | None]]) -> list[Row]:
+    """Run one session of ours; `wanted` are names, steps, and the least times where something is to be written."""
+    rows = []
+    process = bench.session(bench.slots[0], link, baud, [step for _, step, _ in wanted])
+    assert process.stdout is not None and process.stdin is not None
+    for what, _, least_s in wanted:
+        before = bench.sent()
+        told = process.stdout.readline()
+        if not told:
+            break
+        result = json.loads(told)
+        # A proof by the banner is found while the board boots, so that its time has a boot in it.
+        note = " + boot" if result["proof"].startswith("ELF") and result["wall"] > AT_ONCE_S else ""
+        rows.append(Row(what + note, result["wall"], result["cpu"], bench.sent() - before, least_s))
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended(process)
+    return rows
 
 
-@dataclass
-class Boards:
-    """Virtual boards that are served, and a folder for everything about them."""
-
-    folder: Path
-    served: dict[str, Any]
-
-    def port(self, slot: str, link: str) -> str:
-        """How a slot is reached."""
-        port: str = self.served[slot]["port" if link == "local" else "rfc2217"]
-        return port
-
-    def start(self, slot: str, link: str, baud: int, steps: Sequence[tuple[str, str]]) -> subprocess.Popen[bytes]:
-        """Start a session of ours in a process of its own."""
-        folder = self.folder / slot
-        folder.mkdir(exist_ok=True)
-        order = {"slot": slot, "port": self.port(slot, link), "baud": baud, "folder": str(folder), "steps": steps}
-        environment = {
-            **os.environ,
-            "XDG_STATE_HOME": str(self.folder / "state"),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-        }
-        return subprocess.Popen(
-            [sys.executable, __file__, "--session", json.dumps(order)], stdout=subprocess.PIPE, env=environment
-        )
-
-    def start_esptool(self, slot: str, link: str, baud: int, images: Sequence[FlashImage]) -> subprocess.Popen[bytes]:
-        """Start esptool's command line for the same; the chip is in its loader already where it cannot reset it."""
-        port, how = self.port(slot, link), []
-        if link == "local":
-            ours = link_for(port, 115200)
-            ours.open(5)
-            reset_to_loader(ours, "classic")
-            ours.close()
-            how = ["--before", "no-reset", "--after", "no-reset"]
-        files: list[str] = []
-        for image in images:
-            path = self.folder / f"{image.sha256[:16]}.bin"
-            path.write_bytes(image.data)
-            files += [hex(image.offset), str(path)]
-        command = [sys.executable, "-m", "esptool", "--chip", "esp32", "--port", port, "--baud", str(baud), *how]
-        return subprocess.Popen([*command, "write-flash", *files], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def ended(process: subprocess.Popen[bytes]) -> bytes:
-    """Return what a process printed. Raises RuntimeError with its words when it failed."""
-    output = process.communicate(timeout=900)[0]
-    if process.returncode:
-        raise RuntimeError(output.decode(errors="replace")[-2000:])
-    return output
-
-
-def child_cpu() -> float:
-    """Processor seconds of all children that ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-@contextmanager
-def boards(count: int) -> Iterator[Boards]:
-    """Serve `count` blank paced boards."""
-    with tempfile.TemporaryDirectory() as folder:
-        specs = [VirtualBoardSpec(f"bench-{number:02}") for number in range(count)]
-        with start_virtual_bench(specs, Path(folder) / "boards") as bench:
-            yield Boards(Path(folder), bench.describe["boards"])
-
-
-def one_slot(link: str, baud: int) -> None:
-    """Print the table of everything one slot does."""
+def one_slot(link: str, baud: int, peer: Path | None, local: dict[tuple[int, str], float]) -> None:
+    """Print the table of everything one slot does. `local` remembers our local times, to compare the network's."""
     a, b = firmware("a").images, firmware("b").images
     least, least_app = wire_seconds(a, baud), wire_seconds(b[-1:], baud)
-    plans = (
-        [(FULL, "a", "auto", least), (SAME, "a", "auto", 0.0), (f"{SAME}, by MD5", "a", "verify", 0.0)],
-        [(NEW_SESSION, "a", "auto", 0.0), (SECTOR, "sector", "auto", 0.0), ("sector, by MD5", "a", "verify", 0.0)],
+    again: tuple[str, Step, float | None] = ("new session", ("a", "auto"), None)
+    sessions: list[list[tuple[str, Step, float | None]]] = [
         [
-            (f"{APP} ({name})", name, "auto", least_app if name == "b" or number else 0.0)
-            for number, name in enumerate(("a", "b", "a", "b"))
+            ("full", ("a", "auto"), least),
+            ("same session", ("a", "auto"), None),
+            ("same, by MD5", ("a", "verify"), None),
         ],
-    )
-    rows: list[Row] = []
-    slot = "bench-00"
+        [again, ("one sector", ("sector", "auto"), None), ("one sector, by MD5", ("a", "verify"), None)],
+        [
+            ("a b a b: a", ("a", "auto"), None),
+            *((f"a b a b: {name}", (name, "auto"), least_app) for name in "bab"),
+            ("a boot alone", ("b", "boot"), None),
+        ],
+    ]
     with boards(1) as bench:
-        for plan in plans:
-            results = json.loads(ended(bench.start(slot, link, baud, [(name, mode) for _, name, mode, _ in plan])))
-            for (what, _, _, least_s), result in zip(plan, results, strict=True):
-                note = " + boot" if result["proof"].startswith("ELF") and result["wall"] > PROVED_AT_ONCE_S else ""
-                rows.append(Row(what + note, result["wall"], result["cpu"], result["wire"], least_s))
-        for what, images, least_s in (("full", a, least), ("same", a, 0.0), ("app only", b[-1:], least_app)):
-            process = bench.start_esptool(slot, link, baud, images)
-            start, used = time.monotonic(), child_cpu()
-            ended(process)
-            rows.append(Row(f"esptool: {what}", time.monotonic() - start, child_cpu() - used, None, least_s))
+        rows = [row for wanted in sessions for row in our_rows(bench, link, baud, wanted)]
+        boot_s = rows[-1].wall_s
+        theirs = esptool_rows(bench, link, baud, least, least_app)
+        for row in rows:
+            row.goal_s = _goal_s(
+                row, boot_s, theirs[0].wall_s, local.get((baud, row.what)) if link != "local" else None
+            )
+            if link == "local":
+                local[baud, row.what] = row.wall_s
+        rows += theirs
+        if peer is not None:
+            rows += peer_rows(peer, bench, link, baud, least)
     show(f"one slot, {link}, {baud} baud", rows)
+
+
+def _goal_s(row: Row, boot_s: float, esptool_s: float, local_s: float | None) -> float | None:
+    if row.what == "a boot alone":
+        return None
+    if row.what.endswith("+ boot"):
+        goal_s = 0.2 + boot_s
+    elif row.least_s:
+        goal_s = 1.05 * row.least_s + 1
+        if row.what == "full":
+            goal_s = min(goal_s, esptool_s)
+    elif "session" in row.what and row.wall_s <= AT_ONCE_S:
+        goal_s = 0.2
+    else:
+        goal_s = 1.3 if "sector" in row.what else 1.2
+    return goal_s if local_s is None or local_s <= AT_ONCE_S else min(goal_s, RFC2217_FACTOR * local_s)
+
+
+def esptool_rows(bench: Boards, link: str, baud: int, least_s: float, least_app_s: float) -> list[Row]:
+    """Run esptool's command line; over RFC 2217, where a run takes a minute, once."""
+    rows = []
+    a, b = firmware("a").images, firmware("b").images[-1:]
+    runs = [("full", a, least_s), ("same again", a, None), ("1 MiB image", b, least_app_s)]
+    for what, images, least in runs if link == "local" else runs[:1]:
+        before, used, start = bench.sent(), child_cpu(), time.monotonic()
+        ended(bench.esptool(bench.slots[0], link, baud, images))
+        rows.append(Row(f"esptool: {what}", time.monotonic() - start, child_cpu() - used, bench.sent() - before, least))
+    return rows
+
+
+def peer_rows(peer: Path, bench: Boards, link: str, baud: int, least_s: float) -> list[Row]:
+    """Run sessions of pytest-embedded; over RFC 2217, where a flash takes a minute, one with one test."""
+    slot = bench.slots[0]
+    [first, *same], sent = peer_sessions(peer, bench, slot, link, baud, "aa" if link == "local" else "a")
+    rows = [Row(f"{PEER}: full", first, sent=sent, least_s=least_s)]
+    if link == "local":
+        rows.append(Row(f"{PEER}: same session", same[0]))
+        times, sent = peer_sessions(peer, bench, slot, link, baud, "abab")
+        rows.append(Row(f"{PEER}: new session, same", times[0]))
+        rows += [Row(f"{PEER}: a b a b: {name}", seconds) for name, seconds in zip("bab", times[1:], strict=True)]
+        rows[-1].what += " (sent: all four)"
+        rows[-1].sent = sent
+    return rows
 
 
 def many_slots(counts: Sequence[int], link: str, baud: int, *, esptool: bool) -> None:
     """Print how the time of a full write grows with the number of boards."""
     images = firmware("a").images
+    names = ["hut flash all", "a session each"] + (["esptool each"] if esptool else [])
     rows = []
-    for count in counts:
-        for ours in (True, False) if esptool else (True,):
+    for name in names:
+        first_s: float | None = None
+        for count in counts:
             with boards(count) as bench:
-                start, used = time.monotonic(), child_cpu()
-                slots = [f"bench-{number:02}" for number in range(count)]
-                if ours:
-                    running = [bench.start(slot, link, baud, [("a", "auto")]) for slot in slots]
+                used, start = child_cpu(), time.monotonic()
+                if name == names[0]:
+                    running = [bench.hut_flash(link, baud, build_folder(bench.folder, "a"))]
+                elif name == names[1]:
+                    running = [bench.session(slot, link, baud, [("a", "auto")]) for slot in bench.slots]
                 else:
-                    running = [bench.start_esptool(slot, link, baud, images) for slot in slots]
-                outputs = [ended(process) for process in running]
-                wall, cpu = time.monotonic() - start, child_cpu() - used
-                wire = sum(json.loads(output)[0]["wire"] for output in outputs) if ours else None
-            name = "ours" if ours else "esptool"
-            rows.append(Row(f"{name}, {count} slots", wall, cpu, wire, wire_seconds(images, baud)))
-    show(f"full write on many slots, {link}, {baud} baud (whole processes, boot included for ours)", rows)
+                    running = [bench.esptool(slot, link, baud, images) for slot in bench.slots]
+                for process in running:
+                    ended(process)
+                wall_s, cpu_s = time.monotonic() - start, child_cpu() - used
+                row = Row(f"{name}, {count} slots", wall_s, cpu_s, bench.sent(), wire_seconds(images, baud))
+            if first_s is None and count == 1:
+                first_s = wall_s
+            elif first_s is not None and not name.startswith("esptool"):
+                row.goal_s = MANY_FACTOR * first_s
+            rows.append(row)
+    show(f"full write on many slots, {link}, {baud} baud (whole commands; goal: {MANY_FACTOR:g} x one slot)", rows)
 
 
 def main() -> None:
@@ -237,23 +198,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bauds", default="921600,2000000")
     parser.add_argument("--links", default="local,rfc2217")
-    parser.add_argument("--slots", default="1,8,16,32")
-    parser.add_argument("--no-esptool-on-many", action="store_true")
+    parser.add_argument("--slots", default="1,8,16,32", help="numbers of slots that are flashed at once; '' for none")
     parser.add_argument("--only-many", action="store_true", help="leave out what one slot does")
-    parser.add_argument("--session", help=argparse.SUPPRESS)
+    parser.add_argument("--no-esptool-on-many", action="store_true")
+    parser.add_argument("--peer", metavar="PYTHON", type=Path, help=f"an interpreter that has {PEER} {PEER_VERSION}")
     options = parser.parse_args()
-    if options.session:
-        print(json.dumps(session(json.loads(options.session))))
-        return
     bauds = [int(word) for word in options.bauds.split(",") if word]
     links = [word for word in options.links.split(",") if word]
     counts = [int(word) for word in options.slots.split(",") if word]
+    # As the package is where it was installed: compiled. Else each process would do that first.
+    compileall.compile_dir(Path(pytest_hut.__file__).parent, quiet=2)
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before the first measurement")
+    if options.peer is None and not options.only_many:
+        packages = f"pytest-embedded-serial-esp=={PEER_VERSION} pytest-embedded-idf=={PEER_VERSION}"
+        print(f"{PEER} is left out: give --peer the interpreter of an environment with {packages}")
+    local: dict[tuple[int, str], float] = {}
     for baud in () if options.only_many else bauds:
         for link in links:
-            one_slot(link, baud)
-    if counts:
-        many_slots(counts, links[0], bauds[0], esptool=not options.no_esptool_on_many)
+            one_slot(link, baud, options.peer, local)
+    for baud in bauds if counts else ():
+        for link in links:
+            many_slots(counts, link, baud, esptool=link == "local" and not options.no_esptool_on_many)
 
 
 if __name__ == "__main__":

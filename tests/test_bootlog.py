@@ -764,6 +764,16 @@ def test_slow_planned_and_power_on_resets_are_no_loop() -> None:
         assert kinds(restart(planned, 1.0 * n)) == ["ResetSeen"]
 
 
+@pytest.mark.parametrize("held_in_reset", [False, True])
+def test_a_line_cut_off_by_a_reset_is_not_read_together_with_the_banner(held_in_reset: bool) -> None:
+    log = BootLog()
+    log.feed(b"rst:0x10 (RTCWDT_RTC_RESET),boot:0x13 (SPI_FAST_FLASH_BOOT)\r\ninvalid header: 0xffff", 0.0)
+    if held_in_reset:
+        log.cut_off()
+    events = log.feed(b"ets Jul 29 2019 12:21:46\r\n\r\n", 1.0)
+    assert kinds(events) == ([] if held_in_reset else ["BootFaultSeen"])
+
+
 def test_a_week_of_boots_does_not_fill_the_memory() -> None:
     log = BootLog()
     for n in range(1500):

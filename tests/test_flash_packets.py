@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -9,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_hut.board.packets import PacketReader, checksum, encode
+from pytest_hut.board.framing import PacketReader, encode
+from pytest_hut.board.packets import checksum
 from pytest_hut.firmware import compressed as cache
 from pytest_hut.firmware.compressed import WORTH_KEEPING, compressed
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of earlier tests."""
+    monkeypatch.setattr(cache, "_recent", {})
+
 
 packets = st.lists(st.binary(min_size=1, max_size=60), max_size=8)
 
@@ -66,7 +75,16 @@ def test_compression_is_kept_and_shared(tmp_path: Path, monkeypatch: pytest.Monk
     assert zlib.decompress(first) == data
 
     monkeypatch.setattr(cache.zlib, "compress", None)
-    assert compressed(data, tmp_path / "cache") == first
+    assert compressed(data, tmp_path / "elsewhere") == first, "out of this process's memory"
+    cache._recent.clear()
+    assert compressed(data, tmp_path / "cache") == first, "from disk, as in another process"
+
+
+def test_what_is_kept_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "RECENT_LIMIT", 3000)
+    for number in range(6):
+        compressed(os.urandom(1000) + bytes([number]) * WORTH_KEEPING, tmp_path)
+    assert 0 < sum(map(len, cache._recent.values())) <= 3000
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
@@ -75,13 +93,12 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
     [entry] = tmp_path.glob("*.z")
     for damage in (b"", good[:-9], zlib.compress(b"something else"), b"\0" * 50):
         entry.write_bytes(damage)
+        cache._recent.clear()
         assert compressed(data, tmp_path) == good
         assert entry.read_bytes() == good
 
 
 def test_the_cache_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setattr(cache, "CACHE_LIMIT", 3000)
     for number in range(6):
         data = os.urandom(1000) + bytes([number]) * WORTH_KEEPING

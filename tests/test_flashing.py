@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from cli_rig import hut
 from lab import HW_BOOT_001, Lab
 
 from pytest_hut.bench.virtual_board import VirtualBoardSpec
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
-from pytest_hut.board.flasher import flash_images
-from pytest_hut.board.loader_session import FlashRefused
-from pytest_hut.board.packets import loader_class
+from pytest_hut.board.flasher import PROVED_BY_ACKNOWLEDGEMENT, flash_images
 from pytest_hut.board.progress import Silent
 from pytest_hut.contracts.report import FlashRecord
 from pytest_hut.errors import FlashError
@@ -252,42 +250,46 @@ class GarblingLink(TtyLink):
         super().write(data if self.baudrate <= 230400 else bytes(byte ^ 0x10 for byte in data))
 
 
-def test_a_chip_with_flash_encryption_is_refused_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_class("esp32"), "get_flash_encryption_enabled", lambda self: True)
-    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.folder / "state") as bench:
-        link = TtyLink(bench.describe["boards"]["hut-01"]["port"], 115200)
-        link.open(5)
-        plan = plan_flash([FlashImage("data", 0x10000, b"data")], None)
-        try:
-            with pytest.raises(FlashRefused, match="encryption is on"):
-                flash_images(link, "classic", "esp32", 921600, plan, FlashMemory(), None, Silent())
-        finally:
-            link.close()
-    assert b"data" not in (lab.folder / "state/hut-01/flash.bin").read_bytes()
+@pytest.mark.parametrize("chip", ["esp32", "esp32s3", "esp32c3", "esp32c6"])
+def test_a_chip_with_flash_encryption_is_refused_at_once_and_left_as_it_is(lab: Lab, chip: str) -> None:
+    lab.write_slots("hut-01", extra=f'chip = "{chip}"', board="paced = false\nflash_encryption = true")
+
+    done = hut(lab, "flash", "hut-01", "demo")
+
+    assert done.returncode == 3
+    assert "hut: error: connecting to the ROM loader failed: the chip's flash encryption is on" in done.stderr
+    assert not lab.flash_file("hut-01").read_bytes().strip(b"\xff")
+    assert [event["attempt"] for event in lab.events("hut-01") if event["event"] == "FlashFailed"] == [1]
 
 
-def test_in_secure_download_mode_everything_is_written_and_the_proof_says_so(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    esp32 = loader_class("esp32")
-    connect = esp32.connect
+@pytest.mark.parametrize("chip", ["esp32s3", "esp32c3", "esp32c6"])
+def test_in_secure_download_mode_everything_is_written_and_the_proof_says_so(lab: Lab, chip: str) -> None:
+    lab.write_slots("hut-01", extra=f'chip = "{chip}"', board="paced = false\nsecure_download = true")
+    firmware = demo_firmware(chip)
 
-    def connect_securely(self: Any, **options: Any) -> None:
-        connect(self, **options)
-        self.secure_download_mode = True
+    for _ in range(2):
+        done = hut(lab, "flash", "hut-01", "demo")
+        assert done.returncode == 0, done.stderr
+        assert f"wrote {firmware.size // 1024} KiB" in done.stderr
 
-    monkeypatch.setattr(esp32, "connect", connect_securely)
-    image = FlashImage("data", 0x10000, b"data" * 3000)
-    with start_virtual_bench([VirtualBoardSpec("hut-01", paced=False)], lab.folder / "state") as bench:
-        link = TtyLink(bench.describe["boards"]["hut-01"]["port"], 115200)
-        link.open(5)
-        try:
-            outcome = flash_images(
-                link, "classic", "esp32", 921600, plan_flash([image], None), FlashMemory(), None, Silent()
-            )
-        finally:
-            link.close()
+    flash = lab.flash_file("hut-01").read_bytes()
+    assert all(flash[image.offset : image.end] == image.data for image in firmware.images)
+    first, second = (event for event in lab.events("hut-01") if event["event"] == "FlashFinished")
+    assert first["bytes_written"] == second["bytes_written"] == firmware.size
+    assert first["proof"] == PROVED_BY_ACKNOWLEDGEMENT and first["baud"] == 921600
 
-    assert (outcome.bytes_written, outcome.baud) == (len(image.data), 115200)
-    assert "secure download mode" in outcome.proof
-    assert (lab.folder / "state/hut-01/flash.bin").read_bytes()[image.offset : image.end] == image.data
+
+def test_in_secure_download_mode_plain_images_onto_an_encrypted_flash_are_refused(lab: Lab) -> None:
+    board = "paced = false\nsecure_download = true\nflash_encryption = true"
+    lab.write_slots("hut-01", extra='chip = "esp32s3"', board=board)
+    done = hut(lab, "flash", "hut-01", "demo")
+    assert done.returncode == 3
+    assert "flash encryption is on" in done.stderr.splitlines()[-1]
+    assert not lab.flash_file("hut-01").read_bytes().strip(b"\xff")
+
+
+def test_an_esp32_in_secure_download_mode_is_a_mistake_in_slots_toml(lab: Lab) -> None:
+    lab.write_slots("hut-01", board="secure_download = true")
+    done = hut(lab, "flash", "hut-01", "demo")
+    assert done.returncode == 2
+    assert "virtual_board.secure_download: the esp32 has no such mode" in done.stderr

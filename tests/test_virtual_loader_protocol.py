@@ -82,18 +82,18 @@ START_ROM = (
 )
 
 
-def answers(start: bytes, *frames: bytes, chip: str = "esp32") -> list[bytes]:
+def answers(start: bytes, *frames: bytes, chip: str = "esp32", **more: bool) -> list[bytes]:
     """Return the packets the loader answers to `frames` after `start`."""
-    before, _ = play(start, chip=chip)
-    said, _ = play(start, *frames, chip=chip)
+    before, _ = play(start, chip=chip, **more)
+    said, _ = play(start, *frames, chip=chip, **more)
     return said[len(before) :]
 
 
-def play(*frames: bytes, chip: str = "esp32") -> tuple[list[bytes], MemoryFlash]:
+def play(*frames: bytes, chip: str = "esp32", **more: bool) -> tuple[list[bytes], MemoryFlash]:
     uart = ScriptUart(list(frames))
     flash = MemoryFlash(MIB)
     with pytest.raises(ChipStopped):
-        run_loader(machine_with(uart, flash, chip, set()))
+        run_loader(machine_with(uart, flash, chip, set(), **more))
     return slip.SlipDecoder().feed(uart.said), flash
 
 
@@ -128,6 +128,35 @@ def test_rom_refuses_unknown_commands_and_the_esp32_knows_no_security_info() -> 
     assert struct.unpack("<I", info[8 + 12 : 8 + 16]) == (13,)
     assert info[-4:] == bytes(4)
     assert statuses(answers(START_STUB, request(Op.GET_SECURITY_INFO)), 2) == ["ff00"]
+
+
+def test_security_info_tells_of_encryption_and_secure_download() -> None:
+    ask = request(Op.GET_SECURITY_INFO)
+    for more, flags, crypt_count in (
+        ({}, 0, 0),
+        ({"flash_encryption": True}, 0, 1),
+        ({"secure_download": True}, 4, 0),
+        ({"secure_download": True, "flash_encryption": True}, 4, 1),
+    ):
+        (info,) = answers(START_ROM, ask, chip="esp32s3", **more)
+        assert struct.unpack_from("<IB", info, 8) == (flags, crypt_count)
+
+
+def test_in_secure_download_mode_only_plain_writes_are_left() -> None:
+    refusal = [bytes.fromhex("01000400 00000000 01050000")] * 8
+    for asked in (
+        request(Op.READ_REG, struct.pack("<I", 0x40001000)),
+        request(Op.WRITE_REG, struct.pack("<4I", 0x40001000, 0, 0, 0)),
+        request(Op.MEM_BEGIN, struct.pack("<IIII", 4, 1, 0x1800, 0x40080000)),
+        request(Op.FLASH_DEFL_BEGIN, struct.pack("<5I", 4, 1, 0x400, 0x1000, 0)),
+        request(Op.SPI_FLASH_MD5, struct.pack("<4I", 0, 1, 0, 0)),
+    ):
+        assert answers(START_ROM, asked, chip="esp32c3", secure_download=True) == refusal
+    write = (begin(Op.FLASH_BEGIN, 4, 1, 0x1000), block(Op.FLASH_DATA, 0, b"data"))
+    _, flash = play(START_ROM, *write, chip="esp32c3", secure_download=True)
+    assert flash.content[0x1000:0x1004] == b"data"
+    with pytest.raises(ValueError, match="no secure download"):
+        run_loader(machine_with(ScriptUart([]), MemoryFlash(MIB), "esp32", set(), secure_download=True))
 
 
 def begin(op: int, size: int, blocks: int, offset: int, block_size: int = 0x400, encrypted: int = 0) -> bytes:

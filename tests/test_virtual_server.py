@@ -218,6 +218,28 @@ def test_the_process_serves_real_boards_and_leaves_nothing(tmp_path: Path) -> No
     process.close()
 
 
+def test_the_process_counts_what_passes_the_wires(tmp_path: Path) -> None:
+    with start_virtual_bench(SPECS, tmp_path / "state") as bench:
+        assert {wire["to_chip"] for wire in bench.wire().values()} == {0}
+        device = Path(bench.describe["boards"]["hut-02"]["port"])
+        lines = Lines(device)
+        with open_tty(device) as port:
+            lines.set(dtr=False, rts=True)
+            lines.set(dtr=True, rts=False)
+            port.read_until(b"waiting for download")
+            port.write(bytes(1000))
+            deadline = time.monotonic() + 5
+            while bench.wire()["hut-02"]["to_chip"] < 1000 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        wires = bench.wire()
+        lines.close()
+        assert (wires["hut-01"]["to_chip"], wires["hut-02"]["to_chip"]) == (0, 1000)
+        assert wires["hut-02"]["from_chip"] > len("waiting for download")
+        os.kill(bench.pid, signal.SIGKILL)
+        with pytest.raises(InfrastructureError):
+            bench.wire()
+
+
 def test_the_process_can_do_without_rfc2217_or_have_it_where_asked(tmp_path: Path) -> None:
     with start_virtual_bench(SPECS[:1], tmp_path, rfc2217=False) as process:
         assert process.describe["boards"]["hut-01"]["rfc2217"] is None

@@ -11,14 +11,14 @@ MAC = bytes.fromhex("246f28a1b2c3")
 EVERY_CHIP = sorted(CHIPS)
 
 
-def machine_with(uart: object, flash: object, chip: str, faults: set[str]) -> Machine:
+def machine_with(uart: object, flash: object, chip: str, faults: set[str], **more: bool) -> Machine:
     def take_fault(name: str) -> bool:
         there = name in faults
         faults.discard(name)
         return there
 
     return Machine(
-        spec=VirtualBoardSpec("hut-01", chip=chip),
+        spec=VirtualBoardSpec("hut-01", chip=chip, **more),  # type: ignore[arg-type]
         uart=uart,  # type: ignore[arg-type]
         flash=flash,  # type: ignore[arg-type]
         mac=MAC,

@@ -153,6 +153,8 @@ class VirtualBoardTable(StrictModel):
     flash_quad: bool = True
     mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")] | None = None
     chip_revision: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
+    flash_encryption: bool = False
+    secure_download: bool = False
     strapping: int | None = None
     paced: bool = True
     recorded_log: Path | None = None
@@ -203,6 +205,8 @@ class Slot(StrictModel):
             raise ValueError('has no port; give port = "/dev/serial/by-id/..." or virtual = true')
         if self.virtual and self.chip not in VIRTUAL_CHIPS:
             raise ValueError(f"a virtual board cannot be a {self.chip}; it can be one of {', '.join(VIRTUAL_CHIPS)}")
+        if self.virtual_board.secure_download and self.chip == "esp32":
+            raise ValueError("virtual_board.secure_download: the esp32 has no such mode; use a newer chip")
         return self
 
     @property
@@ -223,6 +227,8 @@ class Slot(StrictModel):
             flash_quad=table.flash_quad,
             mac=table.mac,
             chip_revision=(int(major), int(minor)) if table.chip_revision else None,
+            flash_encryption=table.flash_encryption,
+            secure_download=table.secure_download,
             strapping=table.strapping,
             bus_powered=self.adapter == "bus-powered",
             paced=table.paced,

@@ -45,6 +45,10 @@ class VirtualBoardSpec:
     """`aa:bb:cc:dd:ee:ff`; None derives a stable, locally administered one from the slot id."""
     chip_revision: tuple[int, int] | None = None
     """(major, minor); None is a common revision of that chip."""
+    flash_encryption: bool = False
+    """The eFuses say that flash encryption is on. That is all: what is in the flash is read and run as it is."""
+    secure_download: bool = False
+    """The ROM's loader is in secure download mode; the ESP32 has none."""
     strapping: int | None = None
     """The value the ROM prints as `boot:0x..`, where it is not the chip's usual one."""
     bus_powered: bool = False

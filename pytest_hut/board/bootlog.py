@@ -77,6 +77,10 @@ class BootLog:
         """The next resets are wanted: forget those counted towards a boot loop."""
         self._self_resets = 0
 
+    def cut_off(self) -> None:
+        """The chip is held in reset: a line that it had begun does not go on with what comes next."""
+        self._pending = b""
+
     def feed(self, data: bytes, time_s: float) -> list[BootEvent]:
         """Take the next bytes off the wire, received at host time `time_s` (seconds); return what they revealed."""
         buffer = self._pending + data if self._pending else data

@@ -75,6 +75,8 @@ class Console:
     def mark_reset(self) -> None:
         """`mark`, at a moment when the chip is held in reset: from here, silence means that it is dead."""
         self.mark()
+        with self._heard.changed:
+            self._heard.log.cut_off()
         self._reset_s = time.monotonic()
 
     def send(self, text: str, end: str = "\n") -> None:

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+ProgressReceiver = Callable[[int, int], None]
 
-class QuietLog:
-    """Takes what esptool would print."""
-
-    def __init__(self) -> None:
-        self._progress: Callable[[int, int], None] | None = None
-
-    @contextlib.contextmanager
-    def progress_to(self, receiver: Callable[[int, int], None]) -> Iterator[None]:
-        """Send progress to `receiver` for a while."""
-        self._progress = receiver
-        try:
-            yield
-        finally:
-            self._progress = None
-
-    def progress(self, done: int, total: int) -> None:
-        """Note progress."""
-        if self._progress is not None:
-            self._progress(done, total)
+_lock = threading.Lock()
+_inside = 0
+_before: Any = None
+_receivers = threading.local()
 
 
 @contextlib.contextmanager
-def quiet_esptool() -> Iterator[QuietLog]:
-    """Make esptool log through one of these while inside; its log is the process's, so it is put back afterwards."""
-    from esptool.logger import EspLog, TemplateLogger, log
+def quiet_esptool() -> Iterator[None]:
+    """Make esptool silent while anybody is inside, in whatever thread; its log is the process's, and is put back."""
+    global _inside, _before
+    from esptool.logger import EspLog, log
 
-    quiet = QuietLog()
+    with _lock:
+        if _inside == 0:
+            _before = EspLog.instance
+            log.set_logger(_adapter())
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                EspLog.instance, _before = _before, None
+
+
+@contextlib.contextmanager
+def progress_to(receiver: ProgressReceiver) -> Iterator[None]:
+    """Send the progress that esptool logs in this thread to `receiver` while inside."""
+    _receivers.current = receiver
+    try:
+        yield
+    finally:
+        del _receivers.current
+
+
+def _adapter() -> Any:
+    from esptool.logger import TemplateLogger
 
     class Adapter(TemplateLogger):  # type: ignore[misc]
         def print(self, *args: Any, **kwargs: Any) -> None: ...
@@ -44,11 +57,8 @@ def quiet_esptool() -> Iterator[QuietLog]:
         def set_verbosity(self, verbosity: str) -> None: ...
 
         def progress_bar(self, cur_iter: int, total_iters: int, *_args: Any, **_kwargs: Any) -> None:
-            quiet.progress(cur_iter, total_iters)
+            receiver: ProgressReceiver | None = getattr(_receivers, "current", None)
+            if receiver is not None:
+                receiver(cur_iter, total_iters)
 
-    before = EspLog.instance
-    log.set_logger(Adapter())
-    try:
-        yield quiet
-    finally:
-        EspLog.instance = before
+    return Adapter()

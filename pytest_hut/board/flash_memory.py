@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,8 @@ class _Kept:
 
 
 def _write(path: Path, kept: _Kept) -> None:
-    body = json.dumps(asdict(kept), separators=(",", ":"), sort_keys=True)
+    # Not `asdict`, which copies every one of a thousand sectors.
+    body = json.dumps(vars(kept), separators=(",", ":"), sort_keys=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

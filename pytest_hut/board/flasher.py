@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pytest_hut.board.flash_memory import FlashMemory
-from pytest_hut.board.flash_plan import FlashPlan, Region, Span, find_differences, sector_digests, total
-from pytest_hut.board.loader_session import ChipFacts, LoaderSession, loader_session
+from pytest_hut.board.flash_plan import FlashPlan, Region, Span, find_differences, regions_of, sector_digests, total
+from pytest_hut.board.loader_session import ChipFacts, LoaderSession, loader_session, padded
+from pytest_hut.board.packets import loader_class
 from pytest_hut.board.progress import Progress
 from pytest_hut.errors import FlashError
 from pytest_hut.firmware.compressed import compressed
+from pytest_hut.firmware.imageset import FlashImage
 from pytest_hut.link.base import Link
 
 PROVED_BY_MD5 = "MD5 computed by the chip"
@@ -68,9 +70,9 @@ def flash_images(
         FlashError: with the step that failed and why.
         PortError: the port went away.
     """
-    if not plan.identical:
-        _compress_ahead(plan, cache)
-    with loader_session(link, wiring, chip, baud, memory) as session:
+    _get_ready_meanwhile(plan, chip, cache)
+    flash_end = max((region.end for region in plan.regions), default=0)
+    with loader_session(link, wiring, chip, baud, memory, flash_end) as session:
         facts = session.facts
         _require_room(plan, facts)
         written: list[str] = []
@@ -154,18 +156,27 @@ def _require_room(plan: FlashPlan, facts: ChipFacts) -> None:
         )
 
 
-def _compress_ahead(plan: FlashPlan, cache: Path | None) -> None:
-    """Compress what may have to be written, while the board restarts; without a cache it would be done twice."""
-    if cache is None:
-        return
+def get_ready(images: Iterable[FlashImage], chip: str, cache: Path | None) -> None:
+    """Do what writing these images takes and no board is needed for: load esptool, compress."""
+    loader_class(chip)
+    for region in regions_of(images):
+        compressed(padded(region.data), cache)
+
+
+def _get_ready_meanwhile(plan: FlashPlan, chip: str, cache: Path | None) -> None:
+    """Get ready for what may have to be written while the board restarts."""
     wanted = [
-        region.data + b"\xff" * (-len(region.data) % 4)
+        padded(region.data)
         for region, missing in zip(plan.regions, plan.missing, strict=True)
         if missing is None or missing == (region.whole,)
     ]
-    threading.Thread(
-        target=lambda: [compressed(data, cache) for data in wanted], name="hut-compress", daemon=True
-    ).start()
+
+    def work() -> None:
+        loader_class(chip)
+        for data in wanted:
+            compressed(data, cache)
+
+    threading.Thread(target=work, name="hut-get-ready", daemon=True).start()
 
 
-__all__ = ["ChipFacts", "FlashOutcome", "LoaderSession", "bring", "flash_images", "identify"]
+__all__ = ["ChipFacts", "FlashOutcome", "LoaderSession", "bring", "flash_images", "get_ready", "identify"]

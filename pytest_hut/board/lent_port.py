@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pytest_hut.board.packets import PacketReader
+from pytest_hut.board.framing import PacketReader
 from pytest_hut.errors import FlashError
 from pytest_hut.link.base import Link
 

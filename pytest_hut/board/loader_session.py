@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_hut.board.esptool_log import QuietLog, quiet_esptool
+from pytest_hut.board.esptool_log import progress_to, quiet_esptool
 from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import ERASED, Region, Span
 from pytest_hut.board.lent_port import LentPort
@@ -50,8 +50,16 @@ BLOCK_S = 3.0
 SLOWEST_BYTES_PER_S = 20_000
 """A healthy flash is never slower than this, erasing included; a write gets no more time than that."""
 
+LEAST_FLASH = 4 << 20
+"""What a ROM is told at least, in bytes, where the size cannot be read; nothing is done behind the images."""
+
 MAGIC_REGISTER = 0x40001000
 """A register that every chip lets be read: the answer comes when all before it is done."""
+
+
+def padded(content: bytes) -> bytes:
+    """Return what is sent for `content`: chips write whole words."""
+    return content + ERASED * (-len(content) % 4)
 
 
 class FlashRefused(FlashError):
@@ -72,10 +80,9 @@ class ChipFacts:
 class LoaderSession:
     """A chip whose loader answers: esptool's RAM stub, or the ROM where no stub may run."""
 
-    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts, log: QuietLog) -> None:
+    def __init__(self, esp: Any, port: LentPort, facts: ChipFacts) -> None:
         self._esp = esp
         self._port = port
-        self._log = log
         self.facts = facts
         self.baud = port.baudrate
 
@@ -100,16 +107,17 @@ class LoaderSession:
 
         Raises what esptool raises, PortError, FlashError.
         """
-        self._port.set_step(f"writing {region.name}", WRITE_FLOOR_S + span.size / SLOWEST_BYTES_PER_S)
-        content = region.content(span)
-        content += ERASED * (-len(content) % 4)
+        wire_s = 10 * span.size / self.baud
+        self._port.set_step(f"writing {region.name}", WRITE_FLOOR_S + wire_s + span.size / SLOWEST_BYTES_PER_S)
+        content = padded(region.content(span))
         if self._esp.IS_STUB:
             self._write_with_stub(span.start, content, compressed(content, cache), progress)
             return
         from esptool.cmds import write_flash
 
-        with self._log.progress_to(progress):
-            write_flash(self._esp, [(span.start, content)], compress=True, force=True)
+        # Secure download mode knows no compressed writes (esptool's documentation, "Serial Protocol").
+        with progress_to(progress):
+            write_flash(self._esp, [(span.start, content)], no_compress=True, force=True)
 
     def _write_with_stub(
         self, offset: int, content: bytes, packed: bytes, progress: Callable[[int, int], None]
@@ -134,23 +142,31 @@ class LoaderSession:
 
 
 @contextlib.contextmanager
-def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashMemory) -> Iterator[LoaderSession]:
+def loader_session(
+    link: Link, wiring: str, chip: str, baud: int, memory: FlashMemory, flash_end: int = 0
+) -> Iterator[LoaderSession]:
     """Restart the chip into its loader, start esptool's stub, raise the baud rate, and find out who it is.
 
     The rate is the highest up to `baud` that the slot's line carries, as far as `memory` knows; one that fails is
-    remembered. Every failure inside comes out as FlashError with the step it happened in, or as PortError.
+    remembered. `flash_end` is the first flash address behind all that will be written: a ROM that does not let the
+    size of its flash be read has to be told one. Every failure inside comes out as FlashError with the step it
+    happened in, or as PortError.
     """
     console_baud = link.baudrate
     baud = memory.best_baud(baud)
     port = LentPort(link)
     early = memory.early_baud and baud > ROM_BAUD
-    with quiet_esptool() as log:
-        try:
-            esp = _connect(link, wiring, chip, port)
+    try:
+        banner = _restart_into_loader(link, wiring, port)
+        with quiet_esptool():
+            esp = _connect(chip, port, banner)
             _require_writable(esp)
             if esp.secure_download_mode:
-                facts = ChipFacts(chip, "", "", 0)
-                yield LoaderSession(_attached(esp, port), port, facts, log)
+                _change_secured_baud(esp, port, baud)
+                esp = _attached(esp, port)
+                esp.flash_set_parameters(max(LEAST_FLASH, 1 << (flash_end - 1).bit_length()))
+                yield LoaderSession(esp, port, ChipFacts(chip, "", "", 0))
+                memory.baud_proved()
                 return
             mac = ":".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC"))
             revision = f"{esp.get_major_chip_version()}.{esp.get_minor_chip_version()}"
@@ -161,22 +177,22 @@ def loader_session(link: Link, wiring: str, chip: str, baud: int, memory: FlashM
             if not facts.flash_size:
                 raise FlashError(f"the flash chip does not answer (its id reads {esp.flash_id():#x})")
             esp.flash_set_parameters(facts.flash_size)
-            yield LoaderSession(esp, port, facts, log)
+            yield LoaderSession(esp, port, facts)
             memory.baud_proved()
-        except PortError:
-            raise
-        except HutError as error:
-            _blame_baud(error, link.baudrate, memory)
-            if isinstance(error, FlashError) and not str(error).startswith(port.step):
-                raise type(error)(f"{port.step} failed: {error}") from None
-            raise
-        except (RuntimeError, ValueError, *TROUBLE) as error:
-            _blame_baud(error, link.baudrate, memory)
-            # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
-            raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
-        finally:
-            with contextlib.suppress(PortError, *TROUBLE):
-                link.baudrate = console_baud
+    except PortError:
+        raise
+    except HutError as error:
+        _blame_baud(error, link.baudrate, memory)
+        if isinstance(error, FlashError) and not str(error).startswith(port.step):
+            raise type(error)(f"{port.step} failed: {error}") from None
+        raise
+    except (RuntimeError, ValueError, *TROUBLE) as error:
+        _blame_baud(error, link.baudrate, memory)
+        # esptool's errors are RuntimeError or OSError in several shapes; the first line says it.
+        raise FlashError(f"{port.step} failed: {_first_sentence(error)}") from error
+    finally:
+        with contextlib.suppress(PortError, *TROUBLE):
+            link.baudrate = console_baud
 
 
 def _blame_baud(error: BaseException, baud: int, memory: FlashMemory) -> None:
@@ -184,11 +200,15 @@ def _blame_baud(error: BaseException, baud: int, memory: FlashMemory) -> None:
         memory.suspect_baud(baud)
 
 
-def _connect(link: Link, wiring: str, chip: str, port: LentPort) -> Any:
+def _restart_into_loader(link: Link, wiring: str, port: LentPort) -> bytes:
+    """Return what the chip says when it comes up. esptool is not needed for this, and may be loaded meanwhile."""
     port.set_step("connecting to the ROM loader", CONNECT_S)
     link.baudrate = ROM_BAUD
     reset_to_loader(link, wiring)
-    banner = _listen(port)
+    return _listen(port)
+
+
+def _connect(chip: str, port: LentPort, banner: bytes) -> Any:
     esp = loader_class(chip)(port, ROM_BAUD)
     try:
         esp.connect(mode="no-reset", attempts=2, warnings=False)
@@ -246,6 +266,14 @@ def _change_baud(esp: Any, baud: int) -> None:
     """Raise the rate and have the chip answer at it, so that a line that cannot carry it is told from other trouble."""
     esp.change_baud(baud)
     esp.read_reg(MAGIC_REGISTER, timeout=NEW_BAUD_S)
+
+
+def _change_secured_baud(esp: Any, port: LentPort, baud: int) -> None:
+    """As `_change_baud`, with a question that secure download mode allows."""
+    if baud != ROM_BAUD:
+        port.set_step(f"changing to {baud} baud", CONNECT_S)
+        esp.change_baud(baud)
+        esp.get_security_info(cache=False)
 
 
 def _attached(esp: Any, port: LentPort) -> Any:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import struct
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pytest_hut.board.lent_port import LentPort
-
-END, ESC = b"\xc0", b"\xdb"
-_ESC_END, _ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
+from pytest_hut.board.framing import PacketReader, encode
+from pytest_hut.board.lent_port import LentPort
 
 _HEADER = struct.Struct("<BBHI")
 _RESPONSE = 1
@@ -35,11 +32,6 @@ SETTLE_S = 0.2
 """How long that may take."""
 
 
-def encode(packet: bytes) -> bytes:
-    """Return a packet as it goes over the wire (SLIP, RFC 1055)."""
-    return END + packet.replace(ESC, _ESC_ESC).replace(END, _ESC_END) + END
-
-
 def checksum(data: bytes, state: int = CHECKSUM_SEED) -> int:
     """XOR of all bytes and `state`, by folding one large number in halves."""
     folded = int.from_bytes(data, "little")
@@ -49,42 +41,6 @@ def checksum(data: bytes, state: int = CHECKSUM_SEED) -> int:
         upper = folded >> (8 * size)
         folded ^= upper ^ (upper << (8 * size))
     return folded ^ state
-
-
-class PacketReader:
-    """Cuts what arrives into packets; what lies between packets, such as a boot log, is passed over."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def clear(self) -> None:
-        """Forget what came so far."""
-        self._data.clear()
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the wire."""
-        self._data += data
-
-    def packet(self) -> bytes | None:
-        """Return the next whole packet, None while there is none."""
-        while True:
-            start = self._data.find(END)
-            if start < 0:
-                self._data.clear()
-                return None
-            end = self._data.find(END, start + 1)
-            if end < 0:
-                del self._data[:start]
-                return None
-            frame = bytes(self._data[start + 1 : end])
-            # The closing delimiter stays: should a byte have been lost, it is the next packet's opening one.
-            del self._data[: end if not frame or frame.count(ESC) != _escapes(frame) else end + 1]
-            if frame and frame.count(ESC) == _escapes(frame):
-                return frame.replace(_ESC_END, END).replace(_ESC_ESC, ESC)
-
-
-def _escapes(frame: bytes) -> int:
-    return frame.count(_ESC_END) + frame.count(_ESC_ESC)
 
 
 class Packets:

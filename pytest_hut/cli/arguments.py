@@ -18,6 +18,12 @@ from pytest_hut.cli.job_arguments import add_job_commands
 LOCK_TIMEOUT_S = 600.0
 LAST_TCP_PORT = 65535
 
+FLASH_MODES = ("auto", "verify", "always", "never")
+"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
+
+ALL = "all"
+"""Names every slot of slots.toml."""
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options; `command` names the module that runs them.
@@ -97,12 +103,22 @@ def _add_virtual(commands: _Commands[_Parser]) -> None:
 
 
 def _add_flash(commands: _Commands[_Parser]) -> None:
-    command = _command(commands, "flash", "put firmware on a board, verify it, and watch it boot")
-    command.add_argument("slot", metavar="SLOT", type=_slot_id)
+    command = _command(commands, "flash", "put firmware on boards, verify it, and watch them boot")
+    command.add_argument(
+        "slots", metavar="SLOT[,SLOT...]|all", type=_slot_ids, help="several are flashed at once; all: of slots.toml"
+    )
     command.add_argument(
         "firmware",
         metavar="FIRMWARE",
         help="a build folder, a manifest, a merged .bin, or a zip of these; or demo, on virtual slots",
+    )
+    command.add_argument(
+        "--flash",
+        dest="flash_mode",
+        choices=FLASH_MODES,
+        default="auto",
+        help="auto: write what differs, trust what a slot is known to hold (default); verify: let the chip prove it; "
+        "always: write everything; never: write nothing, the boot banner must prove it",
     )
     _add_holding_options(command)
     command.add_argument("--evidence", metavar="DIR", type=Path, help="make the job's folder below this one")
@@ -176,6 +192,15 @@ def _slot_id(text: str) -> str:
         return check_slot_id(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no slot id: {error}") from None
+
+
+def _slot_ids(text: str) -> list[str]:
+    slot_ids = [_slot_id(word.strip()) for word in text.split(",")]
+    if len(set(slot_ids)) < len(slot_ids):
+        raise argparse.ArgumentTypeError(f"{text!r} names a slot twice")
+    if ALL in slot_ids and slot_ids != [ALL]:
+        raise argparse.ArgumentTypeError(f"{text!r}: {ALL} stands alone")
+    return slot_ids
 
 
 def _seconds(text: str) -> float:

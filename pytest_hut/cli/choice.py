@@ -7,6 +7,7 @@ from pathlib import Path
 from pytest_hut.bench.load import load_bench, virtual_bench
 from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.bench.places import find_config
+from pytest_hut.cli.arguments import ALL
 from pytest_hut.errors import ConfigError
 from pytest_hut.firmware.imageset import ImageSet
 
@@ -36,13 +37,27 @@ def a_virtual_bench(config: str | None, slot_ids: list[str]) -> Bench:
 
 def the_slot(slot_id: str, config: str | None, *, virtual: bool) -> tuple[Bench, Slot]:
     """Return a slot and its bench. Raises ConfigError: there is no such slot, or what the two above raise."""
-    if virtual:
-        bench = a_virtual_bench(config, [slot_id])
-        return bench, bench.slots[slot_id]
+    bench, (slot,) = the_slots([slot_id], config, virtual=virtual)
+    return bench, slot
+
+
+def the_slots(slot_ids: list[str], config: str | None, *, virtual: bool) -> tuple[Bench, list[Slot]]:
+    """Return the slots named, or those of slots.toml for `all`, and their bench.
+
+    Raises ConfigError: there is no such slot, or no slots.toml.
+    """
+    if virtual and slot_ids != [ALL]:
+        bench = a_virtual_bench(config, slot_ids)
+        return bench, [bench.slots[slot_id] for slot_id in slot_ids]
     path, bench = the_bench(config)
-    if slot_id not in bench.slots:
-        raise ConfigError(f"there is no slot '{slot_id}' in {path}; it has {', '.join(bench.slots)}")
-    return bench, bench.slots[slot_id]
+    if slot_ids == [ALL]:
+        if virtual:
+            bench = a_virtual_bench(config, list(bench.slots))
+        return bench, list(bench.slots.values())
+    for slot_id in slot_ids:
+        if slot_id not in bench.slots:
+            raise ConfigError(f"there is no slot '{slot_id}' in {path}; it has {', '.join(bench.slots)}")
+    return bench, [bench.slots[slot_id] for slot_id in slot_ids]
 
 
 def the_firmware(name: str, slot: Slot) -> ImageSet:

@@ -59,7 +59,7 @@ def exit_code_of(error: BaseException) -> int:
 def in_one_line(error: BaseException) -> str:
     """Return the sentence of `error`, with the names that options have here."""
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted ({error or 'Ctrl-C'})"
+        return f"interrupted ({str(error) or 'Ctrl-C'})"
     if isinstance(error, OSError) and not isinstance(error, HutError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     lines = str(error).splitlines() or [type(error).__name__]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_hut.board.progress import Progress
@@ -15,17 +15,26 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def shown_progress(slot_id: str) -> Iterator[Progress]:
-    """Show progress in the way that suits standard error while inside."""
+    """Show the progress of one slot in the way that suits standard error while inside."""
+    with shown_progresses([slot_id]) as shown:
+        yield shown[slot_id]
+
+
+@contextlib.contextmanager
+def shown_progresses(slot_ids: Sequence[str]) -> Iterator[Mapping[str, Progress]]:
+    """Show the progress of several slots while inside: on a terminal, a bar for each that has something to do."""
     if not sys.stderr.isatty():
-        yield LineProgress(slot_id)
+        yield {slot_id: LineProgress(slot_id) for slot_id in slot_ids}
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    with Bars(BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
-        yield BarProgress(slot_id, bars)
+    names = [TextColumn("{task.fields[slot_id]}", markup=False)] if len(slot_ids) > 1 else []
+    columns = (*names, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield {slot_id: BarProgress(slot_id, bars) for slot_id in slot_ids}
 
 
 class LineProgress:
@@ -58,7 +67,7 @@ class BarProgress:
     def bar(self, text: str, done: int, total: int) -> None:
         """Move the bar."""
         if self._task is None:
-            self._task = self._bars.add_task(text, total=total)
+            self._task = self._bars.add_task(text, total=total, slot_id=self._slot_id)
         self._bars.update(self._task, completed=done, total=total)
         if done >= total:
             self._drop_bar()

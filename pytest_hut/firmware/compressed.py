@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ WORTH_KEEPING = 0x10000
 
 _SUFFIX = ".z"
 
+RECENT_LIMIT = 32 << 20
+"""Bytes that a process keeps in memory: the slots it flashes with the same images, and the children it makes for them,
+need not even look on the disk."""
+
+_recent: dict[str, bytes] = {}
+_recent_lock = threading.Lock()
+
 
 def compressed(data: bytes, folder: Path | None) -> bytes:
     """Return `data` as a zlib stream, from the cache in `folder` if it is there, else made and kept there.
@@ -31,14 +39,26 @@ def compressed(data: bytes, folder: Path | None) -> bytes:
     """
     if folder is None or len(data) < WORTH_KEEPING:
         return zlib.compress(data, LEVEL)
-    path = folder / (hashlib.sha256(data).hexdigest() + _SUFFIX)
+    digest = hashlib.sha256(data).hexdigest()
+    with _recent_lock:
+        recent = _recent.get(digest)
+    if recent is not None:
+        return recent
+    path = folder / (digest + _SUFFIX)
     with _made_by_one(path):
         kept = _read(path, data)
-        if kept is not None:
-            return kept
-        made = zlib.compress(data, LEVEL)
-        _keep(path, made)
-        return made
+        if kept is None:
+            kept = zlib.compress(data, LEVEL)
+            _keep(path, kept)
+    _remember(digest, kept)
+    return kept
+
+
+def _remember(digest: str, packed: bytes) -> None:
+    with _recent_lock:
+        _recent[digest] = packed
+        while sum(map(len, _recent.values())) > RECENT_LIMIT:
+            del _recent[next(iter(_recent))]
 
 
 @contextlib.contextmanager

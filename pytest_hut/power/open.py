@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
-from pytest_hut.bench.models import Bench, CommandRelay, HomeAssistantRelay, Slot
+from pytest_hut.bench.models import Bench, CommandRelay, HomeAssistantRelay, NoRelay, Slot
 from pytest_hut.events.types import Event
 from pytest_hut.power.driver import RelayDriver
 from pytest_hut.power.intent import PowerFile
 from pytest_hut.power.relay import Relay
+
+
+def load_driver(slot: Slot) -> None:
+    """Import what drives the relay of a slot: once, for the processes that are forked from this one."""
+    modules = {HomeAssistantRelay: "home_assistant", CommandRelay: "command", NoRelay: "manual"}
+    import_module(f"pytest_hut.power.{modules[type(slot.relay)]}")
 
 
 def relay_for(slot: Slot, bench: Bench, emit: Callable[[Event], None]) -> Relay:

@@ -2,8 +2,9 @@
 
 The specification is one JSON object (with `-` it is the first line of standard input): `state_dir`, `runtime_dir`,
 `boards` (each as `VirtualBoardSpec.to_json` gives it), and optionally `rfc2217` (default true) and `rfc2217_ports`
-(slot id to TCP port). One line of JSON on standard output says how to reach everything once it is there. SIGTERM
-ends the server as well; SIGINT does not, because a Ctrl-C in the terminal is meant for whoever started it.
+(slot id to TCP port). One line of JSON on standard output says how to reach everything once it is there, and one more
+for each further line of standard input, by slot id, how many bytes have passed the wires. SIGTERM ends the server as
+well; SIGINT does not, because a Ctrl-C in the terminal is meant for whoever started it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _bench(_read_spec(options.spec)) as bench:
             print(json.dumps(bench.describe()), flush=True)  # noqa: T201 - the ready line is this program's output
-            _wait_for_end(ended)
+            _serve_until_end(bench, ended)
     except (HutError, OSError, ValueError, TypeError, KeyError) as error:
         sys.stderr.write(f"cannot serve virtual boards: {error}\n")
         return _EXIT_FAILED
@@ -79,14 +80,16 @@ def _bench(spec: dict[str, Any]) -> VirtualBench:
     )
 
 
-def _wait_for_end(terminated: int) -> None:
+def _serve_until_end(bench: VirtualBench, terminated: int) -> None:
     poller = select.poll()
     poller.register(_STDIN, select.POLLIN)
     poller.register(terminated, select.POLLIN)
     while True:
         ready = [descriptor for descriptor, _ in poller.poll()]
-        if terminated in ready or not os.read(_STDIN, 4096):
+        if terminated in ready or not (asked := os.read(_STDIN, 4096)):
             return
+        for _ in range(asked.count(b"\n")):
+            print(json.dumps(bench.wire()), flush=True)  # noqa: T201 - see above
 
 
 if __name__ == "__main__":

@@ -163,6 +163,10 @@ class VirtualBoard:
             "chip": self.spec.chip,
         }
 
+    def wire(self) -> dict[str, int]:
+        """Return how many bytes have passed the wire since the board was put together, JSON-ready."""
+        return {"to_chip": self._uart.bytes_heard, "from_chip": self._uart.bytes_said}
+
     # -- inside
 
     def _open_rfc2217(self, tcp_port: int) -> Rfc2217Port:

@@ -14,6 +14,10 @@ from pytest_hut.virtual.registers import Registers, SpiFlashChip, SpiLayout, bit
 CHIP_MAGIC_REGISTER = 0x40001000
 """A word of ROM that differs by chip: how chips without security info are told apart."""
 
+# Of GET_SECURITY_INFO (ESP-IDF's and esptool's documents "Secure Boot", "Serial Protocol").
+_SECURE_DOWNLOAD_ENABLE = 1 << 2
+_XTS_AES_128_KEY = 4
+
 Revision = tuple[int, int]
 """(major, minor)"""
 
@@ -39,16 +43,22 @@ class ChipModel:
     spi: SpiLayout
     efuses: Callable[[bytes, Revision], dict[int, int]]
     """Registers that hold the given MAC address (six bytes) and revision."""
+    crypt_count: tuple[int, int]
+    """Register and lowest bit of the count whose odd number of ones means that flash encryption is on."""
     crystal_hz: int = 40_000_000
 
-    def security_info(self) -> bytes:
-        """Return the 20 bytes of GET_SECURITY_INFO: nothing enabled, no key burnt."""
-        no_flags, crypt_count, api_version = 0, 0, 0
-        key_purposes = (0, 0, 0, 0, 0, 0, 12)
-        return struct.pack("<IB7BII", no_flags, crypt_count, *key_purposes, self.image_chip_id, api_version)
+    def security_info(self, *, flash_encryption: bool, secure_download: bool) -> bytes:
+        """Return the 20 bytes of GET_SECURITY_INFO."""
+        flags = _SECURE_DOWNLOAD_ENABLE if secure_download else 0
+        crypt_count, api_version = int(flash_encryption), 0
+        first_key = _XTS_AES_128_KEY if flash_encryption else 0
+        key_purposes = (first_key, 0, 0, 0, 0, 0, 12)
+        return struct.pack("<IB7BII", flags, crypt_count, *key_purposes, self.image_chip_id, api_version)
 
 
-def register_map(model: ChipModel, mac: bytes, revision: Revision | None, flash_size: int) -> Registers:
+def register_map(
+    model: ChipModel, mac: bytes, revision: Revision | None, flash_size: int, *, flash_encryption: bool = False
+) -> Registers:
     """Return the registers of a chip just out of reset.
 
     `mac` has six bytes, `flash_size` is in bytes, `revision` None is the chip's common one. Raises ValueError for a
@@ -62,6 +72,9 @@ def register_map(model: ChipModel, mac: bytes, revision: Revision | None, flash_
         raise ValueError(f"{model.name} has no revision v{major}.{minor}: v0.0 to v{max_major}.{max_minor} exist")
     values = model.efuses(mac, (major, minor))
     values[CHIP_MAGIC_REGISTER] = model.magic
+    if flash_encryption:
+        register, lowest_bit = model.crypt_count
+        values[register] = values.get(register, 0) | 1 << lowest_bit
     return Registers(values, model.spi, SpiFlashChip(flash_size))
 
 
@@ -168,6 +181,7 @@ _MODELS = (
             address_left_aligned=True,
         ),
         efuses=_esp32_efuses,
+        crypt_count=(0x3FF5A000, 20),
     ),
     ChipModel(
         name="esp32s3",
@@ -179,6 +193,7 @@ _MODELS = (
         uart_clock_divider=0x60000014,
         spi=_modern_spi(0x60002000),
         efuses=_esp32s3_efuses,
+        crypt_count=(0x60007034, 18),
     ),
     ChipModel(
         name="esp32c3",
@@ -190,6 +205,7 @@ _MODELS = (
         uart_clock_divider=0x60000014,
         spi=_modern_spi(0x60002000),
         efuses=_esp32c3_efuses,
+        crypt_count=(0x60008834, 18),
     ),
     ChipModel(
         name="esp32c6",
@@ -201,6 +217,7 @@ _MODELS = (
         uart_clock_divider=0x60000014,
         spi=_modern_spi(0x60003000),
         efuses=_esp32c6_efuses,
+        crypt_count=(0x600B0834, 18),
     ),
 )
 

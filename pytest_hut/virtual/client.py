@@ -40,6 +40,23 @@ class VirtualBenchProcess:
         """The server's process id."""
         return self._process.pid
 
+    def wire(self) -> dict[str, dict[str, int]]:
+        """Return by slot id how many bytes have passed each board's wire so far: `to_chip` and `from_chip`.
+
+        Raises InfrastructureError when the server does not answer.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise InfrastructureError("the virtual bench has ended") from None
+        line = _read_line(self._process.stdout, time.monotonic() + READY_S)
+        if not line:
+            raise InfrastructureError("the virtual bench does not answer")
+        counted: dict[str, dict[str, int]] = json.loads(line)
+        return counted
+
     def close(self) -> None:
         """End the server and wait until it has cleaned up; twice is no error."""
         _end(self._process)

@@ -26,6 +26,12 @@ _DEFAULT_FLASH_SIZE = 2 * 1024 * 1024
 """Bytes the ROM believes in until SPI_SET_PARAMS."""
 _SLOW_READ_SIZE = 64
 
+_SECURE_DOWNLOAD_COMMANDS = {
+    *(Op.FLASH_BEGIN, Op.FLASH_DATA, Op.FLASH_END),
+    *(Op.SYNC, Op.SPI_SET_PARAMS, Op.SPI_ATTACH, Op.CHANGE_BAUDRATE, Op.GET_SECURITY_INFO),
+}
+"""What secure download mode leaves of the loader (esptool's documentation, "Serial Protocol")."""
+
 
 def run_loader(machine: Machine) -> ResetCause:
     """Serve the host until it resets the chip (`machine.Program`; the banner is out already).
@@ -34,8 +40,13 @@ def run_loader(machine: Machine) -> ResetCause:
     download mode comes back to it. Only where the host asked for the user's code, `machine.download` is False by then
     and the chip boots from flash. Raises ChipStopped, and ValueError for a spec no real chip can have.
     """
-    model = CHIPS[machine.spec.chip]
-    registers = register_map(model, machine.mac, machine.spec.chip_revision, machine.flash.size)
+    spec = machine.spec
+    model = CHIPS[spec.chip]
+    if spec.secure_download and not model.has_security_info:
+        raise ValueError(f"the {model.name} has no secure download mode")
+    registers = register_map(
+        model, machine.mac, spec.chip_revision, machine.flash.size, flash_encryption=spec.flash_encryption
+    )
     return RomLoader(machine, PacketLink(machine.uart), model, registers).serve()
 
 
@@ -49,6 +60,8 @@ class RomLoader(Loader):
             machine, link, model, registers, FlashAccess(machine.flash, _DEFAULT_FLASH_SIZE, attached=False)
         )
         self.commands[Op.READ_FLASH_SLOW] = self.read_flash
+        if machine.spec.secure_download:
+            self.commands = {op: command for op, command in self.commands.items() if op in _SECURE_DOWNLOAD_COMMANDS}
 
     def handle(self, packet: bytes) -> ResetCause | None:
         """Answer one packet."""

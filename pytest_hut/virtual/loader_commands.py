@@ -192,4 +192,6 @@ class Loader:
         """GET_SECURITY_INFO."""
         if request.data:
             raise CommandFailed(Failure.BAD_FORMAT)
-        return Reply(data=self.model.security_info())
+        spec = self.machine.spec
+        info = self.model.security_info(flash_encryption=spec.flash_encryption, secure_download=spec.secure_download)
+        return Reply(data=info)

@@ -75,6 +75,10 @@ class VirtualBench:
             },
         }
 
+    def wire(self) -> dict[str, dict[str, int]]:
+        """Return by slot id how many bytes have passed each board's wire, see `VirtualBoard.wire`."""
+        return {slot_id: board.wire() for slot_id, board in self.boards.items()}
+
     def _start(self, reactor: Reactor, stack: ExitStack) -> None:
         programs = self._programs or espressif_programs()
         for spec in self._specs:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pytest_hut.bench.models import Bench, HomeAssistant, HomeAssistantRelay
 from pytest_hut.bench.places import user_state_dir
+
+if TYPE_CHECKING:
+    from pytest_hut.virtual.client import VirtualBenchProcess
 
 
 class VirtualSlots:
     """A context manager that serves the virtual ones among some slots; `bench` is the bench with them plugged in."""
 
     def __init__(self, bench: Bench, slot_ids: list[str]) -> None:
-        from pytest_hut.virtual.client import start_virtual_bench
-
         self.bench = bench
-        self._process = None
+        self._process: VirtualBenchProcess | None = None
         virtual = [bench.slots[slot_id] for slot_id in slot_ids if bench.slots[slot_id].virtual]
         if virtual:
+            from pytest_hut.virtual.client import start_virtual_bench
+
             self._process = start_virtual_bench([slot.virtual_spec() for slot in virtual], user_state_dir() / "virtual")
             self.bench = plug_in(bench, self._process.describe)
 

@@ -22,7 +22,7 @@ HOST_STALL_S = 0.3
 
 _CHUNK_BYTES = 256
 _CHUNK_S = 0.001
-_RECEIVED_CHUNK_S = 0.008
+_RECEIVED_CHUNK_S = 0.04
 """What the chip takes off the wire at once, where so much is waiting: a host that sends that much sends a packet, and
 a bench of many boards must not wake up for each millisecond of each of them."""
 _UNPACED_CHUNK_BYTES = 65536
@@ -80,6 +80,10 @@ class WireUart:
     def __init__(self, *, paced: bool, faults: Faults) -> None:
         self.baud = ROM_BAUD
         self.first_byte_sent: Callable[[], None] | None = None
+        self.bytes_heard = 0
+        """Bytes of hosts that passed the wire to the chip, whatever became of them."""
+        self.bytes_said = 0
+        """Bytes of the chip that passed it the other way while a host had the port open."""
         self._paced = paced
         self._ports: list[HostPort] = []
         self._last_heard: HostPort | None = None
@@ -194,6 +198,7 @@ class WireUart:
                 continue
             heard = data if bauds_match(self.baud, host_baud) else resample(data, self.baud, host_baud)
             if heard:
+                self.bytes_said += len(heard)
                 port.send(heard, patience_s, self._stopped.is_set)
 
     def _receive(self) -> bytes:
@@ -204,6 +209,7 @@ class WireUart:
                 if not sent:
                     break
                 self._last_heard = port
+                self.bytes_heard += len(sent)
                 if self._paced:
                     self._pause_until(self._received.through_at(len(sent), host_baud))
                 heard = sent if bauds_match(self.baud, host_baud) else resample(sent, host_baud, self.baud)
