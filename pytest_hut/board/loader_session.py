@@ -36,7 +36,7 @@ STUB_S = 15.0
 EARLY_STUB_S = 5.0
 """The stub at the higher rate is either up soon or not at all."""
 
-NEW_BAUD_S = 1.0
+NEW_BAUD_S = 3.0
 """How long the first answer at a new rate may take."""
 
 LOADER_BANNER_S = 0.5
