@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import secrets
 import socket
-import tempfile
+import struct
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 from pytest_hut.errors import InfrastructureError
 from pytest_hut.lease.several import HeldLocks
@@ -20,8 +19,8 @@ from pytest_hut.lease.several import HeldLocks
 ANSWER_S = 30.0
 LONGEST_ID = 64
 
-LONGEST_FOLDER = 80
-"""Bytes: the kernel takes 107 for the whole path of a socket."""
+_PEER = struct.Struct("3i")
+"""Process, user and group at the other end, see unix(7)."""
 
 
 class LockOffice:
@@ -29,12 +28,10 @@ class LockOffice:
 
     def __init__(self, held: HeldLocks) -> None:
         self._held = held
-        usual = tempfile.gettempdir()
-        folder = usual if len(os.fsencode(usual)) <= LONGEST_FOLDER else "/tmp"
-        self._folder = Path(tempfile.mkdtemp(prefix="hut-locks-", dir=folder))  # Only this user may enter it.
-        self.path = str(self._folder / "office")
+        # In the abstract namespace: no file to leave behind, and no path that can be too long.
+        self.address = f"\0hut-locks-{os.getpid()}-{secrets.token_hex(8)}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(self.path)
+        self._socket.bind(self.address)
         self._socket.listen()
         self._thread = threading.Thread(target=self._serve, name="hut-lock-office", daemon=True)
         self._thread.start()
@@ -45,7 +42,6 @@ class LockOffice:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve(self) -> None:
         while True:
@@ -55,8 +51,9 @@ class LockOffice:
                 return  # Closed.
             with peer, contextlib.suppress(OSError):
                 peer.settimeout(ANSWER_S)
+                _, user, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
                 lock = self._held.locks.get(peer.recv(LONGEST_ID).decode(errors="replace"))
-                if lock is None or not lock.held:
+                if lock is None or not lock.held or user != os.getuid():
                     peer.send(b"no")
                 else:
                     socket.send_fds(peer, [b"ok"], [lock.fileno()])

@@ -78,8 +78,8 @@ def take_any(
             held.waited_s = dict.fromkeys(held.locks, now - start)
             held.busy.clear()  # Others were free.
             return held
-        free = len(held.locks)
         held.release()
+        free = len(locks) - len(held.busy)
         told = "; ".join(held.busy.values())
         if now - start >= timeout_s:
             raise SlotBusy(
@@ -94,11 +94,19 @@ def take_any(
 
 def _try_any(locks: Mapping[str, LockFile], count: int) -> HeldLocks:
     held = HeldLocks()
+    for slot_id, lock in locks.items():
+        holder = lock.holder()
+        if holder is not None:
+            held.busy[slot_id] = f"{lock.path} is held by {holder}"
+    if len(locks) - len(held.busy) < count:
+        return held  # To take some, only to give them back, would write to their files for nothing.
     with contextlib.ExitStack() as undo:
         undo.callback(held.release)
         for slot_id, lock in _in_order(locks):
             if len(held.locks) == count:
                 break
+            if slot_id in held.busy:
+                continue
             try:
                 held.locks[slot_id] = lock.acquire(0)
             except SlotBusy:

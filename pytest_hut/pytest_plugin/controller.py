@@ -188,7 +188,7 @@ class SlotController:
             self._slot_ids,
             worker=node.gateway.id,
             errands=self._config.getoption("dist") == "load",
-            lock_office=self._lock_office.path if self._lock_office else "",
+            lock_office=self._lock_office.address if self._lock_office else "",
             waited_s=self._locks.waited_s,
             failures=self._dispatch.failures_of(slot_id),
             commit=self._commit_sha(),
