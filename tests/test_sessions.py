@@ -277,6 +277,8 @@ def test_an_interrupted_session_reports_and_restores(lab: Lab, workers: str, num
     [report] = lab.reports()
     assert report.status == "cancelled", output
     assert report.human_summary.startswith("Ended early")
+    _, _, running = report.human_summary.partition("no test ended, while ")
+    assert "test_it.py::test_holds[hut-01]" in running
     assert session.returncode == pytest.ExitCode.INTERRUPTED
     for slot_id in ["hut-01"] if workers == "0" else lab.slots:
         assert relay_state(lab, slot_id) == "on"

@@ -73,6 +73,15 @@ class SessionFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TestStarted(Event):
+    """One test began, or began again. Without a `TestFinished` behind it, the session ended while it ran."""
+
+    __test__: ClassVar[bool] = False  # No test class, whatever pytest thinks of its name.
+
+    node_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TestFinished(Event):
     """One test ended. `kind` says whose fault a failure is."""
 

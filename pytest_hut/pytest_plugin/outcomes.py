@@ -1,4 +1,4 @@
-"""What came of each test: one event, once its last phase is over."""
+"""What came of each test: one event when it begins, and one once its last phase is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_hut.events.types import Event, TestFinished
+from pytest_hut.events.types import Event, TestFinished, TestStarted
 from pytest_hut.pytest_plugin.verdict import AGAIN, PHASES, is_part, kind_on, message_on, notes_on
 
 _Key = tuple[str, str]
@@ -16,7 +16,7 @@ _Key = tuple[str, str]
 
 
 class Outcomes:
-    """Listens to the reports of all tests; emits `TestFinished`."""
+    """Listens to the reports of all tests; emits `TestStarted` and `TestFinished`."""
 
     def __init__(
         self, emit: Callable[[Event], None], slot_of: Callable[[Any], str], shown: Callable[[Path], str]
@@ -36,6 +36,10 @@ class Outcomes:
     def only_bench_failed(self) -> bool:
         """Whether tests failed, and none of them because of the product."""
         return self._kinds == {"infrastructure"}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note that a test begins, so that a session that is killed can tell what it was doing."""
+        self._emit(TestStarted(node_id=nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note one phase of a test."""

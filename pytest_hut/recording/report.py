@@ -27,6 +27,9 @@ from pytest_hut.recording.job import SESSION_JOURNAL, Job
 
 FAILURES = ("failed", "error", "crashed")
 
+SHOWN_RUNNING = 3
+"""So many tests are named that were under way when a session ended early."""
+
 STATUS_OF_CAUSE = {"interrupt": "cancelled", "cancel": "cancelled", "timeout": "timeout"}
 """The status of a session that did not end by itself."""
 
@@ -58,7 +61,7 @@ def build_report(job: Job) -> Report:
     else:
         exit_code = finished.exit_code
         status = STATUS_OF_CAUSE.get(finished.cause) or ("success" if exit_code == 0 else "failed")
-    summary = _summary(tests, finished)
+    summary = _summary(tests, _under_way(session), finished)
     return Report(
         schema_version="ws2.report.v1",
         job_id=job.job_id,
@@ -147,10 +150,25 @@ def _test_record(event: ev.TestFinished) -> TestRecord:
     )
 
 
-def _summary(tests: list[TestRecord], finished: ev.SessionFinished | None) -> str:
+def _under_way(session: Iterable[ev.Event]) -> list[str]:
+    """Return the tests that had begun and not ended."""
+    running: dict[str, None] = {}
+    for event in session:
+        match event:
+            case ev.TestStarted():
+                running[event.node_id] = None
+            case ev.TestFinished():
+                running.pop(event.node_id, None)
+    return list(running)
+
+
+def _summary(tests: list[TestRecord], running: list[str], finished: ev.SessionFinished | None) -> str:
     counts: Counter[str] = Counter(test.outcome for test in tests)
     words = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", *FAILURES, "skipped") if counts[outcome])
-    words = words or "no test ran"
+    words = words or ("no test ended" if running else "no test ran")
+    if running and (finished is None or finished.cause):
+        more = f" and {len(running) - SHOWN_RUNNING} more" if len(running) > SHOWN_RUNNING else ""
+        words += f", while {', '.join(running[:SHOWN_RUNNING])}{more} ran"
     bad = [test for test in tests if test.outcome in FAILURES]
     if bad:
         first = bad[0]
@@ -160,7 +178,7 @@ def _summary(tests: list[TestRecord], finished: ev.SessionFinished | None) -> st
     if finished is None:
         return f"The session was killed before it could finish; until then: {words}"
     if finished.cause:
-        return f"Ended early ({finished.reason or finished.cause}) after {words}"
+        return f"Ended early ({finished.reason or finished.cause}): {words}"
     if finished.reason and not bad:
         return f"{words}; {finished.reason}"
     return words
