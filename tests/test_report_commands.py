@@ -331,7 +331,9 @@ def test_rebuild_makes_the_report_of_a_session_that_was_killed(lab: Lab) -> None
         for place in (folder, copied):
             code, said = hut_here("report", "rebuild", place)
             assert code == 0, said
-            assert said.startswith("failed: The session was killed before it could finish; until then: 2 passed, while ")
+            assert said.startswith(
+                "failed: The session was killed before it could finish; until then: 2 passed, while "
+            )
             [path] = place.glob("runner_hil_report_*_utc.json")
             assert str(path.relative_to(lab.folder)) in said
             report = read_report(path)

@@ -45,6 +45,8 @@ class SlotWorker:
         self._facts = {slot: facts_of(bench.slots[slot]) for slot in seat.session_slots}
         self._holder = SlotHolder(config, bench, job, seat, locks)
         self._session: pytest.Session | None = None
+        self._unfit: str | None = None
+        """Why no slot fits the running test, None where one does."""
         self._partners: list[str] = []
         """The other slots that the running test may use."""
         self._announced: list[str] = []
@@ -156,6 +158,7 @@ class SlotWorker:
         if isinstance(item, Errand):
             item.perform(nextitem)
             return True
+        self._unfit = self._no_slot(item)
         # Not at the test's end: other plugins may run it again.
         self._partners, self._announced = self._announced, []
         if self._seat.errands and self._health[self._seat.slot].quarantined and needs_of(item).uses_slot:
@@ -166,11 +169,10 @@ class SlotWorker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """A test without a slot ends here. What the board printed before a test, or a rerun, must not let it pass."""
-        reason = self._no_slot(item)
-        if reason is not None:
+        if self._unfit is not None:
             if self._config.getoption("hut_no_slot") == "error":
-                raise InfrastructureError(reason)
-            pytest.skip(reason)
+                raise InfrastructureError(self._unfit)
+            pytest.skip(self._unfit)
         needs = needs_of(item)
         slot = needs.bound_to or self._seat.slot
         if needs.uses_slot and not self._seat.errands and self._health[slot].quarantined:
@@ -213,7 +215,7 @@ class SlotWorker:
         annotate(report, call)
         notes, held = notes_on(report), self._holder.held
         uses_slot = "hut_held_slot" in getattr(item, "fixturenames", ())
-        if uses_slot and self._no_slot(item) is None:
+        if uses_slot and self._unfit is None:
             notes["slot"] = held.id if held else needs_of(item).bound_to or self._seat.slot
         if report.failed and self._holder.failed_partner is not None:
             notes["failed_slot"] = self._holder.failed_partner
