@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,3 +206,25 @@ def test_a_child_that_dies_is_that_slots_trouble_alone() -> None:
         Outcome("hut-03", OK, "well"),
     ]
     assert sorted(ended, key=lambda outcome: outcome.slot_id) == outcomes
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_without_a_standard_stream_the_boards_are_flashed_all_the_same(bench: Lab, closed: tuple[int, ...]) -> None:
+    for slot_id in SLOTS:
+        bench.preload(slot_id)
+    command = " ".join(["exec", *map(shlex.quote, HUT), "flash", "all", "demo", *(f"{number}>&-" for number in closed)])
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=bench.folder, env=bench.environment, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, session_end(bench)["exit_code"]) == (0, 0)
+
+
+def test_a_terminal_that_hangs_up_is_an_interruption(bench: Lab) -> None:
+    bench.write_slots(*SLOTS, board="paced = true")
+    terminal = hut_on_a_terminal(bench, "flash", "all", "demo")
+    terminal.expect(r"[1-9]\d?%")
+    os.close(terminal.child_fd)
+    _, status = os.waitpid(terminal.pid, 0)
+    assert (session_end(bench)["cause"], session_end(bench)["exit_code"]) == ("interrupt", 130)
+    assert os.WIFEXITED(status)
+    wait_for_free_locks(bench)

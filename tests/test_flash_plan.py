@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_hut.board.flash_memory import FlashMemory
+from pytest_hut.board.flash_memory import FlashMemory, device_stamp
 from pytest_hut.board.flash_plan import (
     BLOCK,
     SECTOR,
@@ -267,3 +269,16 @@ def test_a_disk_that_takes_nothing_only_costs_time(tmp_path: Path) -> None:
 
     assert memory.trusted
     assert not taken_over(tmp_path / "file" / "m.json").trusted
+
+
+def test_a_driver_whose_count_stays_0_does_not_hide_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As cdc_acm answers, the driver of USB ports that chips have themselves."""
+    device = tmp_path / "ttyACM0"
+    device.touch()
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_: bytes(80))
+    before = device_stamp(str(device), 3)
+    os.utime(device, ns=(0, 8_000_000_000))
+
+    assert before is not None and device_stamp(str(device), 3) != before

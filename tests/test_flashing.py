@@ -13,6 +13,7 @@ from pytest_hut.board.flash_memory import FlashMemory
 from pytest_hut.board.flash_plan import plan_flash
 from pytest_hut.board.flasher import PROVED_BY_ACKNOWLEDGEMENT, flash_images
 from pytest_hut.board.progress import Silent
+from pytest_hut.board.slot import banner_proves
 from pytest_hut.contracts.report import FlashRecord
 from pytest_hut.errors import FlashError
 from pytest_hut.firmware.demo import demo_firmware
@@ -293,3 +294,53 @@ def test_an_esp32_in_secure_download_mode_is_a_mistake_in_slots_toml(lab: Lab) -
     done = hut(lab, "flash", "hut-01", "demo")
     assert done.returncode == 2
     assert "virtual_board.secure_download: the esp32 has no such mode" in done.stderr
+
+
+AN_UPDATE = """
+import pathlib, pytest
+from pytest_hut.firmware.demo import demo_firmware
+
+def update(path):
+    with pathlib.Path(path).open("r+b") as flash:
+        for image in demo_firmware("esp32", version="other-2").images:
+            flash.seek(image.offset)
+            flash.write(image.data)
+
+def test_that_updates(hut_slot, flashed_firmware):
+    hut_slot.boot()
+    update({path!r})
+    {restart}
+
+def test_afterwards(hut_slot, flashed_firmware):
+    assert flashed_firmware.flash.written
+    assert hut_slot.boot().app_version == "demo-1.0"
+"""
+
+
+@pytest.mark.parametrize(
+    "restart",
+    [
+        "hut_slot.reset(); assert hut_slot.console.expect_boot().app_version == 'other-2'",
+        "hut_slot.reset(); hut_slot.console.expect('other-2')",
+        "assert hut_slot.boot().app_version == 'other-2'",
+    ],
+    ids=["boot seen by the console", "only text expected", "boot seen by the slot"],
+)
+def test_a_firmware_that_was_replaced_in_the_session_is_not_said_to_be_there(lab: Lab, restart: str) -> None:
+    """As an update over the air does it, whatever way the test looks at its restart."""
+    lab.write_slots("hut-01")
+    lab.preload("hut-01")
+    lab.write_test(AN_UPDATE.format(path=str(lab.flash_file("hut-01")), restart=restart))
+
+    session = lab.run()
+
+    assert session.exit_code == 0, session.output
+
+
+@pytest.mark.parametrize(
+    ("printed", "proves"),
+    [("7368253b8", True), ("7368253b8c55b815", True), ("7", False), ("", False), (None, False), ("7368253b9", False)],
+)
+def test_a_banner_that_a_bad_line_cut_short_proves_nothing(printed: str | None, proves: bool) -> None:
+    assert banner_proves(printed, "7368253b8c55b815".ljust(64, "a")) is proves
+    assert not banner_proves("0" * 16, "0" * 64)

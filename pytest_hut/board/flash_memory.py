@@ -121,8 +121,9 @@ def carry_stamp(path: Path, before: int, after: int) -> None:
 def device_stamp(device: str, fd: int | None) -> dict[str, int] | None:
     """Return what changes when somebody else uses the device; None where that cannot be told.
 
-    The kernel counts the bytes sent through a serial device where its driver supports that, and else notes when it was
-    written to, in steps of 8 s. A port on the network (`fd` is None) leaves no trace.
+    The kernel notes when a device was written to, in steps of 8 s, and counts the bytes sent where its driver does.
+    Both are taken: some drivers (cdc_acm) answer with a count that stays 0. A port on the network (`fd` is None)
+    leaves no trace.
     """
     if fd is None:
         return None
@@ -134,7 +135,7 @@ def device_stamp(device: str, fd: int | None) -> dict[str, int] | None:
     return {
         "device": there.st_rdev,
         "inode": there.st_ino,
-        "written": there.st_mtime_ns if sent is None else 0,
+        "written": there.st_mtime_ns,
         "sent": -1 if sent is None else sent,
     }
 

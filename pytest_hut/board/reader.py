@@ -44,6 +44,8 @@ class Heard:
     lost_s: float | None = None
     """When the port went away, None while it is there."""
     lost_reason: str = ""
+    losses: int = 0
+    """How often the port went away."""
     quiet_reads: int = 0
     """How often the reader found nothing more to read after it was interrupted."""
     followers: list[Callable[[bytes], object]] = field(default_factory=list)
@@ -168,6 +170,7 @@ class PortReader:
         lost_s = time.monotonic()
         with self.heard.changed:
             self.heard.lost_s, self.heard.lost_reason = lost_s, str(error)
+            self.heard.losses += 1
             self.heard.changed.notify_all()
         self._emit(PortLost(slot=self._slot_id, reason=str(error)))
         self._link.close()

@@ -48,6 +48,18 @@ PROVING_BOOT_S = 10.0
 """How long the boot may take that proves a firmware without asking the chip's loader."""
 
 
+LEAST_DIGITS = 8
+"""ESP-IDF prints no fewer (CONFIG_APP_RETRIEVE_LEN_ELF_SHA): with fewer, a bad line cut them short."""
+
+
+def banner_proves(printed: str | None, elf_sha256: str | None) -> bool:
+    """Whether the first hex digits of an ELF file's SHA-256, as a banner shows them, are those of this one."""
+    if printed is None or elf_sha256 is None or len(printed) < LEAST_DIGITS:
+        return False
+    # All zero: the build did not fill it in, and it proves nothing.
+    return bool(printed.strip("0")) and elf_sha256.startswith(printed)
+
+
 @dataclass(frozen=True)
 class Firmware:
     """The firmware that is proved to be on a slot's board."""
@@ -103,6 +115,8 @@ class HutSlot:
         self._emit = emit
         self._progress = progress
         self._banner_proves: str | None = None
+        self._proving_life = (0, 0)
+        """The board's life (see `Console.life`) of which that banner is."""
 
     def __repr__(self) -> str:
         return f"<HutSlot {self.id} ({self.chip})>"
@@ -162,14 +176,15 @@ class HutSlot:
 
     def expect_boot(self, timeout: float = 10.0) -> Boot:
         """Like `Console.expect_boot`, and the boot is recorded, good or bad."""
+        _, losses = self.console.life()
         try:
             boot = self.console.expect_boot(timeout)
         except HutError as error:
             self._emit(self._booted(self.console.latest_boot(), str(error).splitlines()[0]))
             raise
         self._emit(self._booted(boot, None))
-        digits = (boot.elf_sha256 or "").strip("0")  # All zero: the build did not fill it in, and it proves nothing.
-        if digits and self.firmware and (self.firmware.elf_sha256 or "").startswith(boot.elf_sha256 or ""):
+        self._proving_life = boot.number, losses
+        if self.firmware and banner_proves(boot.elf_sha256, self.firmware.elf_sha256):
             self._banner_proves = self.firmware.identity.content_sha256
         else:
             self._banner_proves = None
@@ -205,7 +220,7 @@ class HutSlot:
             FlashError: all tries failed, or nothing may be written and the firmware is not proved to be there.
         """
         identity = describe(images)
-        proved = self._banner_proves == identity.content_sha256
+        proved = self._banner_proves == identity.content_sha256 and self._proving_life == self.console.life()
         if self.firmware and proved and self.flash_mode in ("auto", "never"):
             return self._proved(images, identity, "it booted since it was flashed", 0.0)
         start = time.monotonic()
@@ -265,13 +280,13 @@ class HutSlot:
             return False
         self.reset()
         try:
-            printed = self.console.expect_boot(PROVING_BOOT_S, again=True).elf_sha256 or ""
+            printed = self.console.expect_boot(PROVING_BOOT_S, again=True).elf_sha256
         except PortError:
             raise
         except HutError as error:
             self._progress.line(f"not what it was: {str(error).splitlines()[0]}")
             return False
-        return bool(printed.strip("0")) and (identity.elf_sha256 or "").startswith(printed)
+        return banner_proves(printed, identity.elf_sha256)
 
     def _proved(self, images: ImageSet, identity: FirmwareIdentity, why: str, seconds: float) -> Firmware:
         finished = FlashFinished(

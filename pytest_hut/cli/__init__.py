@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 
@@ -18,6 +19,7 @@ from pytest_hut.errors import HutError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `hut` with these arguments (default: those of the process) and return its exit code (see `exits`)."""
+    _open_closed_streams()
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -28,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (HutError, OSError, KeyboardInterrupt) as error:
-        sys.stderr.write(f"hut: error: {in_one_line(error)}\n")
+        with suppress(OSError):  # Whoever cannot be told the reason gets the exit code all the same.
+            sys.stderr.write(f"hut: error: {in_one_line(error)}\n")
         return exit_code_of(error)
 
 
@@ -40,6 +43,23 @@ def _run(arguments: list[str]) -> int:
     command = import_module(f"pytest_hut.cli.{options.command}")
     code: int = command.run(options)
     return code
+
+
+def _open_closed_streams() -> None:
+    """Read from and write to nowhere where we were started without a stream, e.g. with `>&-` or by a bad daemon.
+
+    Neither the packages below nor children expect that, and the next file opened, such as a board's port, would be
+    taken for the missing stream.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # The lowest free number, so usually the missing one.
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

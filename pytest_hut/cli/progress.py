@@ -33,8 +33,13 @@ def shown_progresses(slot_ids: Sequence[str]) -> Iterator[Mapping[str, Progress]
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     names = [TextColumn("{task.fields[slot_id]}", markup=False)] if len(slot_ids) > 1 else []
     columns = (*names, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
+    bars = Bars(*columns, console=console, transient=True)
+    bars.start()
+    try:
         yield {slot_id: BarProgress(slot_id, bars) for slot_id in slot_ids}
+    finally:
+        with contextlib.suppress(OSError):  # A terminal that hung up: that it did is what is told, not this.
+            bars.stop()
 
 
 class LineProgress:
