@@ -207,13 +207,6 @@ class Console:
             boot = self._heard.log.current
             return boot if boot and boot.number > self._boots_before else None
 
-    def life(self) -> tuple[int, int]:
-        """Return what differs as soon as the board started anew, or was away for a while and can have done so."""
-        self._reader.catch_up()
-        with self._heard.changed:
-            boot = self._heard.log.current
-            return (boot.number if boot else 0), self._heard.losses
-
     def text_since_mark(self) -> str:
         """Return everything since the last mark (at most the last few MiB)."""
         with self._heard.changed:

@@ -116,7 +116,7 @@ class HutSlot:
         self._progress = progress
         self._banner_proves: str | None = None
         self._proving_life = (0, 0)
-        """The board's life (see `Console.life`) of which that banner is."""
+        """The board's life (see `_life`) of which that banner is."""
 
     def __repr__(self) -> str:
         return f"<HutSlot {self.id} ({self.chip})>"
@@ -176,7 +176,7 @@ class HutSlot:
 
     def expect_boot(self, timeout: float = 10.0) -> Boot:
         """Like `Console.expect_boot`, and the boot is recorded, good or bad."""
-        _, losses = self.console.life()
+        _, losses = self._life()
         try:
             boot = self.console.expect_boot(timeout)
         except HutError as error:
@@ -220,7 +220,7 @@ class HutSlot:
             FlashError: all tries failed, or nothing may be written and the firmware is not proved to be there.
         """
         identity = describe(images)
-        proved = self._banner_proves == identity.content_sha256 and self._proving_life == self.console.life()
+        proved = self._banner_proves == identity.content_sha256 and self._proving_life == self._life()
         if self.firmware and proved and self.flash_mode in ("auto", "never"):
             return self._proved(images, identity, "it booted since it was flashed", 0.0)
         start = time.monotonic()
@@ -257,6 +257,14 @@ class HutSlot:
             else:
                 return self._flashed(images, identity, plan, outcome, attempt, time.monotonic() - start)
         raise AssertionError("the last try either returned or raised")
+
+    def _life(self) -> tuple[int, int]:
+        """Return what differs as soon as the board started anew, or was away for a while and can have done so."""
+        self._reader.catch_up()
+        heard = self._reader.heard
+        with heard.changed:
+            boot = heard.log.current
+            return (boot.number if boot else 0), heard.losses
 
     def _plan(self, images: ImageSet) -> FlashPlan:
         known = self._memory.sectors if self._memory.trusted and self.flash_mode == "auto" else None
