@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from pathlib import Path
 from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.cli.exits import OK, exit_code_of, in_one_line
 from pytest_hut.events.journal import Journal
-from pytest_hut.events.types import SessionFinished, SessionStarted
-from pytest_hut.host import user_name
+from pytest_hut.events.types import SessionFinished
+from pytest_hut.recording.begin import session_started
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
 
 LANE = "local-hil"
@@ -39,20 +37,7 @@ class Ending:
 def recorded(job: Job, slots: list[Slot]) -> Iterator[Ending]:
     """Write down beginning and end of a job on these slots; the end is what was noted in the ending, or the error."""
     with contextlib.closing(Journal(job.path / SESSION_JOURNAL)) as journal:
-        journal.append(
-            SessionStarted(
-                job_id=job.job_id,
-                lane=job.lane,
-                commit_sha=job.commit_sha,
-                lock_key="+".join(slot.id for slot in slots),
-                slots=[slot.id for slot in slots],
-                virtual=all(slot.virtual for slot in slots),
-                pid=os.getpid(),
-                stamp=job.stamp,
-                hostname=socket.gethostname(),
-                user=user_name(),
-            )
-        )
+        journal.append(session_started(job, slots))
         ending, cause = Ending(), ""
         try:
             yield ending

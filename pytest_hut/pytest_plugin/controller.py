@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -18,8 +17,7 @@ from pytest_hut.board.hold import slot_lock
 from pytest_hut.contracts.report import Report
 from pytest_hut.errors import ConfigError, HutError, InfrastructureError
 from pytest_hut.events.journal import Journal, read_journal
-from pytest_hut.events.types import SessionFinished, SessionStarted, SlotLeased, SlotReleased
-from pytest_hut.host import user_name
+from pytest_hut.events.types import SessionFinished, SlotLeased, SlotReleased
 from pytest_hut.lease.handover import LockOffice
 from pytest_hut.lease.several import HeldLocks, take_any, take_each
 from pytest_hut.pytest_plugin.choice import Choice, choice_from_options
@@ -32,6 +30,7 @@ from pytest_hut.pytest_plugin.progress import TerminalProgress
 from pytest_hut.pytest_plugin.seat import Seat, input_for_worker
 from pytest_hut.pytest_plugin.verdict import EXIT_INFRASTRUCTURE
 from pytest_hut.pytest_plugin.worker import SlotWorker
+from pytest_hut.recording.begin import session_started
 from pytest_hut.recording.finish import finish_job
 from pytest_hut.recording.job import SESSION_JOURNAL, Job, new_job
 from pytest_hut.recording.report import write_report
@@ -155,21 +154,7 @@ class SlotController:
     def _say_started(self, job: Job) -> None:
         assert self._journal is not None
         chosen = [self._bench.slots[slot_id] for slot_id in self._slot_ids]
-        self._journal.append(
-            SessionStarted(
-                job_id=job.job_id,
-                lane=job.lane,
-                commit_sha=job.commit_sha,
-                lock_key="+".join(self._slot_ids),
-                slots=self._slot_ids,
-                virtual=all(slot.virtual for slot in chosen),
-                pid=os.getpid(),
-                stamp=job.stamp,
-                thread_ref=self._config.getoption("hut_thread_ref"),
-                hostname=socket.gethostname(),
-                user=user_name(),
-            )
-        )
+        self._journal.append(session_started(job, chosen, self._config.getoption("hut_thread_ref")))
 
     def _give_up(self, error: HutError) -> NoReturn:
         self._reason = str(error)
