@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pytest_hut import __version__
 from pytest_hut.bench.ids import check_slot_id
+from pytest_hut.board.flash_modes import FLASH_MODES
 from pytest_hut.cli.evidence_arguments import add_evidence_commands
 from pytest_hut.cli.exits import EXPLAINED, USAGE
 from pytest_hut.cli.firmware_arguments import add_firmware_actions
@@ -17,9 +18,6 @@ from pytest_hut.cli.job_arguments import add_job_commands
 
 LOCK_TIMEOUT_S = 600.0
 LAST_TCP_PORT = 65535
-
-FLASH_MODES = ("auto", "verify", "always", "never")
-"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
 
 ALL = "all"
 """Names every slot of slots.toml."""

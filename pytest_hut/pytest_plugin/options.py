@@ -6,15 +6,13 @@ import math
 
 import pytest
 
+from pytest_hut.board.flash_modes import FLASH_MODES
 from pytest_hut.contracts.guardrails import TIME_LIMITS
 from pytest_hut.scheduling.health import DEFAULT_LIMIT
 
 DEFAULT_TIMEOUT_S = float(TIME_LIMITS["runner"].default_s)
 MAXIMUM_TIMEOUT_S = float(TIME_LIMITS["runner"].maximum_s)
 """The limits of a job of the runner role, which a session is."""
-
-FLASH_MODES = ("auto", "verify", "always", "never")
-"""As `board.slot.HutSlot.flash_mode`; said again here because that module is slow to import."""
 
 LANES = ("upstream", "local-hil")
 
