@@ -7,32 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pytest_hut.board.shared_setting import SharedSetting
+
 ProgressReceiver = Callable[[int, int], None]
 
-_lock = threading.Lock()
-_inside = 0
-_before: Any = None
 _receivers = threading.local()
 
 
-@contextlib.contextmanager
-def quiet_esptool() -> Iterator[None]:
+def quiet_esptool() -> contextlib.AbstractContextManager[None]:
     """Make esptool silent while anybody is inside, in whatever thread; its log is the process's, and is put back."""
-    global _inside, _before
-    from esptool.logger import EspLog, log
-
-    with _lock:
-        if _inside == 0:
-            _before = EspLog.instance
-            log.set_logger(_adapter())
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                EspLog.instance, _before = _before, None
+    return _log.changed()
 
 
 @contextlib.contextmanager
@@ -62,3 +46,20 @@ def _adapter() -> Any:
                 receiver(cur_iter, total_iters)
 
     return Adapter()
+
+
+def _replace_log() -> Any:
+    from esptool.logger import EspLog, log
+
+    before = EspLog.instance
+    log.set_logger(_adapter())
+    return before
+
+
+def _put_log_back(before: Any) -> None:
+    from esptool.logger import EspLog
+
+    EspLog.instance = before
+
+
+_log = SharedSetting(_replace_log, _put_log_back)

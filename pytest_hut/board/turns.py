@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Iterator
+
+from pytest_hut.board.shared_setting import SharedSetting
 
 TURN_S = 0.0001
 """How long a thread that wants the interpreter waits before the one that has it must hand it over.
@@ -14,24 +15,18 @@ Python's own 5 ms begin anew whenever the busy thread gives it up for a system c
 that computes and makes some calls in between then keeps a reader out for seconds, and a fast line overruns.
 """
 
-_lock = threading.Lock()
-_inside = 0
-_before = 0.0
-
 
 @contextlib.contextmanager
 def prompt_turns() -> Iterator[None]:
     """While any thread is inside, turns are at most `TURN_S` seconds; afterwards as long as before."""
-    global _inside, _before
-    with _lock:
-        if _inside == 0:
-            _before = sys.getswitchinterval()
-            sys.setswitchinterval(min(TURN_S, _before))
-        _inside += 1
-    try:
+    with _turns.changed():
         yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                sys.setswitchinterval(_before)
+
+
+def _shorten() -> float:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(TURN_S, before))
+    return before
+
+
+_turns = SharedSetting(_shorten, sys.setswitchinterval)
