@@ -20,8 +20,8 @@ from typing import Any
 
 from pytest_hut.bench.models import Bench, Slot
 from pytest_hut.bench.virtual_board import VirtualBoardSpec
-from pytest_hut.board.hold import hold_slot
 from pytest_hut.board.progress import Silent
+from pytest_hut.cli.holding import held_slot
 from pytest_hut.events.journal import Journal
 from pytest_hut.firmware.demo import DEMO_PARTITIONS, demo_firmware
 from pytest_hut.firmware.imageset import FlashImage, ImageSet
@@ -92,7 +92,7 @@ def session(order: dict[str, Any]) -> None:
     slot = Slot(id=order["slot"], port=order["port"], flash_baud=order["baud"], lock_path=folder / "lock")
     with (
         closing(Journal(folder / "events.jsonl")) as journal,
-        hold_slot(
+        held_slot(
             slot,
             Bench(slots={slot.id: slot}),
             job="benchmark",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,41 +32,6 @@ def slot_lock(slot: Slot, job: str) -> LockFile:
 
 
 @contextlib.contextmanager
-def hold_slot(
-    slot: Slot,
-    bench: Bench,
-    *,
-    job: str,
-    lock_timeout_s: float,
-    journal: Journal,
-    console_log: Path,
-    progress: Progress,
-) -> Iterator[HutSlot]:
-    """Hold `slot` while inside. Whatever happens inside, the board ends powered on and the lock is free.
-
-    Raises:
-        SlotBusy: somebody else holds it for longer than `lock_timeout_s` seconds.
-        RelayError: its board is off and could not be switched on.
-        PortError: its port is not there or not usable.
-        ConfigError: the credentials of its relay are unusable.
-    """
-    start = time.monotonic()
-    with (
-        slot_lock(slot, job).acquire(lock_timeout_s, progress.line) as lock,
-        hold_locked_slot(
-            slot,
-            bench,
-            lock.fileno(),
-            waited_s=time.monotonic() - start,
-            journal=journal,
-            console_log=console_log,
-            progress=progress,
-        ) as held,
-    ):
-        yield held
-
-
-@contextlib.contextmanager
 def hold_locked_slot(
     slot: Slot,
     bench: Bench,
@@ -78,11 +42,14 @@ def hold_locked_slot(
     console_log: Path,
     progress: Progress,
 ) -> Iterator[HutSlot]:
-    """The part of `hold_slot` behind the lock, for a caller who took it (after `waited_s` seconds) and keeps it.
+    """Hold `slot`, whose lock the caller took (after `waited_s` seconds) and keeps, while inside.
 
-    `lock_fd` is a descriptor of the lock file.
+    `lock_fd` is a descriptor of the lock file. Whatever happens inside, the board ends powered on.
 
-    Raises RelayError, PortError and ConfigError as `hold_slot`.
+    Raises:
+        RelayError: its board is off and could not be switched on.
+        PortError: its port is not there or not usable.
+        ConfigError: the credentials of its relay are unusable.
     """
     if slot.port is None:
         raise ValueError(f"{slot.id} is virtual and its virtual board was not started")

@@ -26,9 +26,13 @@ def held_slot(
     console_log: Path,
     progress: Progress,
 ) -> Iterator[HutSlot]:
-    """Hold `slot` while inside; raises what `board.hold.hold_slot` raises.
+    """Hold `slot` while inside. Whatever happens inside, the board ends powered on and the lock is free.
 
     A virtual board is started behind the lock, so that it boots what its last holder left in its flash.
+
+    Raises:
+        SlotBusy: somebody else holds it for longer than `lock_timeout_s` seconds.
+        HutError: what `board.hold.hold_locked_slot` raises, or the virtual board could not be started.
     """
     start = time.monotonic()
     with slot_lock(slot, job).acquire(lock_timeout_s, progress.line) as lock:

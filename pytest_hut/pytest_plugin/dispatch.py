@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -209,4 +208,4 @@ class Dispatch:
             self._history.save()
         for slot in self._reasons:
             end_quarantine(slot)
-        Path(self._job.path / NEEDS_FILE).unlink(missing_ok=True)
+        (self._job.path / NEEDS_FILE).unlink(missing_ok=True)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,7 +143,7 @@ class SlotWorker:
             # While the slot is taken and its port opened; nobody waits for it.
             threading.Thread(target=load_flashing, name="hut-load-flashing", daemon=True).start()
         if self._seat.errands:
-            tell_needs(Path(self._job.folder), session.items)
+            tell_needs(self._job.path, session.items)
         result = yield
         if self._seat.errands:  # Behind the tests that xdist has told its controller about.
             session.items.extend(errands(session, self._seat.session_slots, self._seat.slot, self._announce))
