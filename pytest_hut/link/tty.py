@@ -18,6 +18,7 @@ import serial
 
 from pytest_hut.errors import PortError
 from pytest_hut.link.presence import wait_until_usable
+from pytest_hut.link.pyserial_port import PyserialPort
 
 READ_SIZE = 1 << 16
 
@@ -35,35 +36,15 @@ TROUBLE = (serial.SerialException, OSError, termios.error)
 IN_USE = "is in use by another program; close it (fuser -v shows which)"
 
 
-class TtyLink:
+class TtyLink(PyserialPort[serial.Serial]):
     """A serial device of this host, opened exclusively and read without polling."""
 
     def __init__(self, path: str, baudrate: int) -> None:
-        self.name = path
-        self._baudrate = baudrate
-        self._port: serial.Serial | None = None
+        super().__init__(path, baudrate)
         self._lines: ModemLines | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._arrivals = select.poll()
-
-    @property
-    def port(self) -> serial.Serial:
-        """The open pyserial port. Raises PortError when it is closed."""
-        if self._port is None:
-            raise PortError(f"{self.name} is not open")
-        return self._port
-
-    @property
-    def baudrate(self) -> int:
-        """Bits per second."""
-        return self._baudrate
-
-    @baudrate.setter
-    def baudrate(self, value: int) -> None:
-        self._baudrate = value
-        if self._port is not None and self._port.baudrate != value:
-            self._port.baudrate = value
 
     def open(self, timeout_s: float) -> None:
         """See `Link.open`."""

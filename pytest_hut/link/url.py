@@ -7,38 +7,19 @@ import threading
 import serial
 
 from pytest_hut.errors import PortError
+from pytest_hut.link.pyserial_port import PyserialPort
 
 WAKE_S = 0.1
 """pyserial's network ports cannot be interrupted in mid-read: data ends a read at once, this bounds a silent one."""
 
 
-class UrlLink:
+class UrlLink(PyserialPort[serial.SerialBase]):
     """Any port that `serial.serial_for_url` opens."""
 
     def __init__(self, url: str, baudrate: int) -> None:
-        self.name = url
-        self._baudrate = baudrate
-        self._port: serial.SerialBase | None = None
+        super().__init__(url, baudrate)
         self._dtr = self._rts = True
         self._interrupted = threading.Event()
-
-    @property
-    def port(self) -> serial.SerialBase:
-        """The open pyserial port. Raises PortError when it is closed."""
-        if self._port is None:
-            raise PortError(f"{self.name} is not open")
-        return self._port
-
-    @property
-    def baudrate(self) -> int:
-        """Bits per second."""
-        return self._baudrate
-
-    @baudrate.setter
-    def baudrate(self, value: int) -> None:
-        self._baudrate = value
-        if self._port is not None and self._port.baudrate != value:
-            self._port.baudrate = value
 
     def open(self, timeout_s: float) -> None:
         """See `Link.open`. A server that is not there yet is asked again until the time is over."""
