@@ -61,9 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """`-n auto` means one worker per slot."""
-    asked = asked_slots(config)
-    if not asked or not (asked == ["all"] or asked[0].startswith("any:")):
-        return len(asked) or None
+    if not asked_slots(config):
+        return None
     from pytest_hut.errors import ConfigError
     from pytest_hut.pytest_plugin.choice import choice_from_options
 
