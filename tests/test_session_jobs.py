@@ -34,6 +34,8 @@ def test_takes_too_long(hut_slot, power_relay):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_time_limit_stops_a_test_where_it_stands(lab: Lab, workers: str) -> None:
     lab.write_slots("hut-01", "hut-02")
+    for slot_id in lab.slots:
+        lab.preload(slot_id)  # A blank board says that it cannot boot, which would end the wait before its time.
     lab.write_test(LEAVES_POWER_OFF)
 
     session = lab.run("-n", workers, "--hut-timeout=4", "--hut-thread-ref=RUNNER-WS8-20260213A")

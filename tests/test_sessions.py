@@ -260,6 +260,8 @@ def test_a_session_holds_the_lock_and_the_shell_has_to_wait(lab: Lab) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_session_reports_and_restores(lab: Lab, workers: str, number: signal.Signals) -> None:
     lab.write_slots("hut-01", "hut-02")
+    for slot_id in lab.slots:
+        lab.preload(slot_id)  # A blank board says that it cannot boot, which would end the wait before its time.
     lab.write_test(
         "import pathlib, pytest\n"
         "@pytest.mark.hut_each\n"
